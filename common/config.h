@@ -1,0 +1,70 @@
+/* Configuration: config_map.yaml, overridden by environment variables, else the defaults.
+ *
+ * One field table in config.c (path, type, default, range, variable, help) drives parsing, validation, --help and
+ * docs/configuration.md. An unknown key, a value of the wrong type or out of range is an error that names file,
+ * line, key and value. Immutable once loaded. Thread: any. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct buffer;
+struct error;
+
+enum config_action_start { CONFIG_ACTION_COMMITTED, CONFIG_ACTION_IMMEDIATE };
+enum config_log_format { CONFIG_LOG_LOGFMT, CONFIG_LOG_JSON };
+
+/* Strings are owned, never NULL ("" when not set). Durations are nanoseconds. */
+struct config {
+    /* triggerflow_controller: */
+    char *controller_endpoint; /* for clients that read the file; not used by the supervisor itself */
+    char *controller_token;    /* "": no authentication */
+    int64_t controller_port;   /* 5000; 0: any free port */
+    char *controller_address;  /* 127.0.0.1 */
+    /* trigger_storage: */
+    char *storage_backend; /* redis */
+    char *storage_host;
+    int64_t storage_port;
+    char *storage_username;
+    char *storage_password; /* "": none; the text None means none */
+    int64_t storage_db;
+    bool storage_tls;
+    char *storage_tls_ca;
+    char *storage_tls_cert;
+    char *storage_tls_key;
+    /* supervisor: */
+    char *run_directory; /* resolved: $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/triggerflow, /tmp/triggerflow-<uid> */
+    char *bootstrap_workspace;
+    int64_t stop_timeout_ns; /* 30 s */
+    int64_t watchdog_ns;     /* 30 s */
+    /* worker: */
+    int64_t shards;                 /* 0: number of cores, at most 8 */
+    int64_t checkpoint_interval_ns; /* 10 ms */
+    int64_t sink_max_size;          /* 200000 events in flight */
+    int64_t max_event_bytes;        /* 1 MiB */
+    int64_t trigger_refresh_ns;     /* 5 s */
+    int64_t max_pending_actions;    /* 10000 */
+    int64_t dead_letter_max_bytes;  /* 256 MiB */
+    enum config_action_start action_start;
+    bool exit_when_finished;
+    int64_t finish_linger_ns; /* 2 s */
+    char *adopt;              /* "", beginning, end or a position */
+    /* log: */
+    int log_level; /* enum log_level */
+    enum config_log_format log_format;
+};
+
+/* Loads file (NULL: $TRIGGERFLOW_CONFIG_MAP_FILE; without that, no file) and then the environment. On failure
+ * *ret_config is untouched. */
+int config_load(const char *file, struct config *ret_config, struct error *err);
+void config_done(struct config *config);
+
+/* The effective configuration as one flat JSON object {path: value}, secrets included (for handing to a worker over
+ * its private socket), and back. */
+void config_write_json(const struct config *config, struct buffer *out);
+int config_read_json(const char *json, size_t len, struct config *ret_config, struct error *err);
+
+/* The table of fields for --help, and as Markdown for docs/configuration.md. */
+void config_write_help(struct buffer *out);
+void config_write_markdown(struct buffer *out);

@@ -1,0 +1,55 @@
+/* Reading JSON in place: full RFC 8259 and UTF-8 validation in one pass, spans into the text, no allocation.
+ *
+ * json_scan() validates a whole text; everything else works on values that it has returned (validated text), and so
+ * cannot fail on syntax. Lone surrogates in \u escapes are refused, as is nesting deeper than JSON_MAX_DEPTH.
+ * Thread: any. Fuzzed: tests/fuzz. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct buffer;
+struct error;
+
+#define JSON_MAX_DEPTH 256
+
+enum json_type { JSON_ABSENT, JSON_NULL, JSON_TRUE, JSON_FALSE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
+
+/* A value inside a validated text, which it borrows. */
+struct json_value {
+    const char *text; /* a string's text is what stands between its quotes, still escaped */
+    size_t len;
+    enum json_type type;
+    bool escaped; /* a string that contains a backslash */
+};
+
+/* Iteration over the members of an object or the elements of an array. */
+struct json_iter {
+    const char *at;
+    const char *end;
+    bool object;
+};
+
+/* Validates the whole text and returns its value. Errors: ERROR_INVALID with what is wrong and the byte offset. */
+int json_scan(const char *text, size_t len, struct json_value *ret_value, struct error *err);
+
+void json_iter_init(struct json_iter *iter, const struct json_value *container);
+/* The next member (name and value) or element (name->type JSON_ABSENT); false at the end. Duplicate names are
+ * returned as they stand. */
+bool json_next(struct json_iter *iter, struct json_value *ret_name, struct json_value *ret_value);
+
+/* Whether a string value, once unescaped, equals name. */
+bool json_equals(const struct json_value *string, const char *name, size_t len);
+/* The last member with this name (the meaning most parsers give duplicates); false and type JSON_ABSENT without. */
+bool json_member(const struct json_value *object, const char *name, struct json_value *ret_value);
+/* Appends a string value's text, unescaped (UTF-8). */
+void json_unescape(const struct json_value *string, struct buffer *out);
+/* A number that is a whole number within int64 (1000, 1e3 and 1000.0 are all 1000); false otherwise. */
+bool json_integer(const struct json_value *number, int64_t *ret_value);
+/* The raw text of the value as it stood, for strings with the quotes. */
+const char *json_raw(const struct json_value *value, size_t *ret_len);
+const char *json_type_name(enum json_type type);
+
+/* Whether n bytes are valid UTF-8 (RFC 3629). */
+bool utf8_valid(const char *text, size_t n);
