@@ -17,12 +17,14 @@
 struct error;
 
 #define ARENA_MAGIC 0x31414654u /* "TFA1" */
+#define ARENA_FORMAT 1u         /* of this layout */
 #define ARENA_MAX_SOURCES 32    /* index 0 is the internal source */
 #define ARENA_MAX_SHARDS 8
 #define ARENA_MAX_POISON 16
 #define ARENA_POISON_DEATHS 3
 #define ARENA_NAME_MAX 64
 #define ARENA_RING_BYTES (256u << 10) /* data bytes of one ring; a power of two */
+#define ARENA_RING_HEADER 256u        /* room for struct ring_shared in front of them */
 
 /* Thread slots. */
 enum {
@@ -148,7 +150,8 @@ void arena_unmap(struct arena *arena); /* NULL is fine */
  * or a worker of its own, while no worker runs. */
 void arena_reset(struct arena *arena, uint32_t generation);
 
-/* The memory of the ring from a source to a shard: sizeof(struct ring_shared) and ARENA_RING_BYTES behind it. */
+/* The memory of the ring from a source to a shard: ARENA_RING_HEADER bytes and ARENA_RING_BYTES of data behind them.
+ * Untouched rings cost no memory; after arena_reset() they read as zeros. */
 struct ring_shared *arena_ring(struct arena *arena, unsigned source, unsigned shard);
 
 /* After a death by a fault of the worker's own: remembers the event that `thread` had in hand and counts the death.

@@ -25,7 +25,7 @@ char *buffer_reserve(struct buffer *b, size_t n)
 {
     if (b->failed)
         return NULL;
-    if (n > b->cap - b->len) {
+    if (n > b->cap - b->len || !b->data) {
         size_t cap = b->cap ? b->cap : 256;
         while (cap - b->len < n) {
             if (cap > SIZE_MAX / 2) {

@@ -60,8 +60,13 @@ struct config {
 int config_load(const char *file, struct config *ret_config, struct error *err);
 void config_done(struct config *config);
 
+/* The defaults and over them a configuration file's text, without the environment; name stands for the file in
+ * messages. On failure *ret_config is untouched. */
+int config_parse_yaml(const char *name, const char *text, size_t len, struct config *ret_config, struct error *err);
+
 /* The effective configuration as one flat JSON object {path: value}, secrets included (for handing to a worker over
- * its private socket), and back. */
+ * its private socket), and back. Durations are whole nanoseconds there, sizes bytes. Reading is as strict as for a
+ * file; an absent path has its default. */
 void config_write_json(const struct config *config, struct buffer *out);
 int config_read_json(const char *json, size_t len, struct config *ret_config, struct error *err);
 

@@ -26,7 +26,8 @@ int error_set_errno(struct error *err, int errnum, const char *format, ...)
         vsnprintf(err->message, sizeof err->message, format, args);
         va_end(args);
         size_t used = strlen(err->message);
-        snprintf(err->message + used, sizeof err->message - used, ": %s", strerror_r(errnum, text, sizeof text));
+        snprintf(err->message + used, sizeof err->message - used, ": %s",
+                 strerror_r(errnum, text, sizeof text));
     }
     return -1;
 }

@@ -106,7 +106,8 @@ void *hash_remove(struct hash_table *table, const char *key, size_t len)
         return NULL;
     void *value = e->value;
     size_t hole = (size_t)(e - table->entries);
-    /* Moves later entries of the probe run back, so that no tombstones are needed (Knuth 6.4, algorithm R). */
+    /* Moves later entries of the probe run back, so that no tombstones are needed (Knuth 6.4, algorithm R).
+     */
     for (size_t i = (hole + 1) & table->mask; table->entries[i].key; i = (i + 1) & table->mask) {
         size_t home = table->entries[i].hash & table->mask;
         if (((i - home) & table->mask) >= ((i - hole) & table->mask)) {

@@ -1,8 +1,8 @@
 /* Reading JSON in place: full RFC 8259 and UTF-8 validation in one pass, spans into the text, no allocation.
  *
- * json_scan() validates a whole text; everything else works on values that it has returned (validated text), and so
- * cannot fail on syntax. Lone surrogates in \u escapes are refused, as is nesting deeper than JSON_MAX_DEPTH.
- * Thread: any. Fuzzed: tests/fuzz. */
+ * json_scan() validates a whole text; everything else works on values that it has returned (validated text),
+ * and so cannot fail on syntax. Lone surrogates in \u escapes are refused, as is nesting deeper than
+ * JSON_MAX_DEPTH. Thread: any. Fuzzed: tests/fuzz. */
 #pragma once
 
 #include <stdbool.h>
@@ -14,7 +14,16 @@ struct error;
 
 #define JSON_MAX_DEPTH 256
 
-enum json_type { JSON_ABSENT, JSON_NULL, JSON_TRUE, JSON_FALSE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
+enum json_type {
+    JSON_ABSENT,
+    JSON_NULL,
+    JSON_TRUE,
+    JSON_FALSE,
+    JSON_NUMBER,
+    JSON_STRING,
+    JSON_ARRAY,
+    JSON_OBJECT
+};
 
 /* A value inside a validated text, which it borrows. */
 struct json_value {
@@ -31,7 +40,8 @@ struct json_iter {
     bool object;
 };
 
-/* Validates the whole text and returns its value. Errors: ERROR_INVALID with what is wrong and the byte offset. */
+/* Validates the whole text and returns its value. Errors: ERROR_INVALID with what is wrong and the byte
+ * offset. */
 int json_scan(const char *text, size_t len, struct json_value *ret_value, struct error *err);
 
 void json_iter_init(struct json_iter *iter, const struct json_value *container);
@@ -41,7 +51,8 @@ bool json_next(struct json_iter *iter, struct json_value *ret_name, struct json_
 
 /* Whether a string value, once unescaped, equals name. */
 bool json_equals(const struct json_value *string, const char *name, size_t len);
-/* The last member with this name (the meaning most parsers give duplicates); false and type JSON_ABSENT without. */
+/* The last member with this name (the meaning most parsers give duplicates); false and type JSON_ABSENT
+ * without. */
 bool json_member(const struct json_value *object, const char *name, struct json_value *ret_value);
 /* Appends a string value's text, unescaped (UTF-8). */
 void json_unescape(const struct json_value *string, struct buffer *out);

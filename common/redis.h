@@ -29,8 +29,9 @@ struct redis_address {
 /* Connects, negotiates TLS, AUTH, SELECT, CLIENT SETNAME name (best effort); waits at most timeout_ns for all of it.
  * A password that is the text None, or one that a server without password refuses, counts as none. TCP keepalive is
  * on, so that a vanished peer is noticed (within 30 s) without traffic of ours. cancel_fd (or -1): becoming readable
- * ends the wait. Errors: ERROR_UNAVAILABLE (absent, still loading, timed out, cancelled), ERROR_REFUSED (password,
- * certificate, database), ERROR_MEMORY. Messages name host:port, never the password. */
+ * ends the wait. With TLS the process must ignore SIGPIPE. Errors: ERROR_UNAVAILABLE (absent, still loading, timed
+ * out, cancelled), ERROR_REFUSED (password, certificate, database), ERROR_INVALID (no such host or port can be),
+ * ERROR_SYSTEM, ERROR_MEMORY. Messages name host:port, never the password. */
 int redis_connect(const struct redis_address *address, const char *name, uint64_t timeout_ns, int cancel_fd,
                   struct redis **ret_redis, struct error *err);
 void redis_free(struct redis *redis); /* closes; NULL is fine */
@@ -48,7 +49,8 @@ int redis_send(struct redis *redis, int argc, const char *const *argv, const siz
 int redis_flush(struct redis *redis, struct error *err);
 /* Reads what is there, at most once (up to 128 KiB), and parses at most one reply. Returns 0 with *ret_reply (with
  * the caller's functions: whatever they built), 1 when no whole reply is there yet (poll for redis_events), -1 when
- * the connection is lost or the reply is not RESP: then it must be freed. An error reply is a reply. */
+ * the connection is lost or the reply is not RESP: then it must be freed. An error reply is a reply. Call until it
+ * returns 1 before polling: replies that are buffered already make no descriptor readable. */
 int redis_receive(struct redis *redis, void **ret_reply, struct error *err);
 /* Poll events to wait for now: POLLIN, and POLLOUT while output waits (or TLS wants it). */
 short redis_events(const struct redis *redis);
@@ -64,3 +66,6 @@ bool redis_broken(const struct redis *redis);
 
 /* Fills err from the text of a Redis error reply, as described at redis_call. Returns -1. */
 int redis_reply_error(const char *text, size_t len, struct error *err);
+
+/* For tests: a connection over an open non-blocking stream socket, nothing negotiated. Takes fd, also on failure. */
+int redis_attach(int fd, struct redis **ret_redis, struct error *err);

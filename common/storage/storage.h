@@ -22,6 +22,8 @@ struct storage;
 
 #define STORAGE_FORMAT 1     /* of everything we store; a newer one is refused */
 #define STORAGE_WRITER_MAX 33 /* hex of 128 random bits, and NUL */
+#define STORAGE_NAME_MAX 200  /* bytes of a workspace's name */
+#define STORAGE_OPS_MAX 200000 /* changes of one commit; more are ERROR_LIMIT */
 
 enum storage_set {
     STORAGE_TRIGGERS,       /* <ws>-triggers: trigger id -> JSON (shared with the original stack) */
@@ -42,7 +44,9 @@ enum storage_op_kind {
     STORAGE_DELETE_IF, /* removes it under the same condition */
 };
 
-/* One change. Text is borrowed until storage_commit returns. */
+/* One change. Text is borrowed until storage_commit returns. In one commit all changes of one key of
+ * a set are of one kind (put and deleted it cannot be); put more than once, the last one holds. The checkpoint's fields format, epoch, writer and creation belong
+ * to the storage. */
 struct storage_op {
     enum storage_set set;
     enum storage_op_kind kind;
@@ -105,7 +109,10 @@ struct storage_type {
     int (*commit)(struct storage *storage, const struct storage_commit *commit, struct error *err);
 
     /* Change notification: a descriptor that becomes readable when another program has changed the workspace's
-     * triggers or event sources; 0 with *ret_fd, or STORAGE_ABSENT when this storage cannot (poll instead). */
+     * triggers or event sources; 0 with *ret_fd, or STORAGE_ABSENT when this storage cannot (poll instead). Our own
+     * commits may make it readable too, but watch_read tells them apart. It is a hint: a change that the storage takes in the same moment as a commit of ours may
+     * go unnoticed, so poll as well. The storage owns the descriptor, which stays open until the next watch or close;
+     * one workspace is watched at a time. */
     int (*watch)(struct storage *storage, const char *workspace, int *ret_fd, struct error *err);
     /* After it became readable: 0 something changed; STORAGE_ABSENT nothing did; -1 the notification is lost: poll,
      * and watch again. */

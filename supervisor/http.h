@@ -1,0 +1,86 @@
+/* An HTTP server (libmicrohttpd): routes, authentication, bodies, and answers that may come later and from
+ * any thread.
+ *
+ * The server's threads read requests and send answers; every handler runs in the main thread, as a command. A
+ * handler answers with http_answer(), there and then or later: until then the connection is suspended and
+ * costs no thread. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/buffer.h"
+#include "supervisor/command.h"
+
+struct MHD_Connection;
+struct command_queue;
+struct error;
+struct http_request;
+struct http_server;
+
+#define HTTP_BODY_MAX 65536
+#define HTTP_SEGMENT_MAX 256
+#define HTTP_CONNECTIONS_MAX 512
+#define HTTP_IDLE_SECONDS 30
+
+struct http_route {
+    const char *method;
+    const char *path; /* "/workspace/" and a star for one segment, which is at most one */
+    void (*handler)(struct http_request *request);
+    bool open; /* needs no token */
+};
+
+/* Thread: the server's until the handler is called, then the main one's until it is answered. */
+struct http_request {
+    struct command command;
+    struct http_server *server;
+    struct MHD_Connection *connection;
+    const struct http_route *route;
+    void *context;                  /* the server's */
+    char segment[HTTP_SEGMENT_MAX]; /* what stood for the star, unescaped; "" without one */
+    struct buffer body;
+    size_t discarded; /* of the body of a refused request */
+    bool dispatched;  /* the handler has it or has had it */
+    unsigned status;  /* 0: not answered yet */
+    const char *content_type;
+    bool challenge; /* 401 */
+    char allow[64]; /* 405 */
+    struct buffer answer;
+    void *data; /* the handler's; freed with free() when the request ends */
+};
+
+struct http_options {
+    const struct http_route *routes;
+    size_t n_routes;
+    struct command_queue *queue;
+    void *context;
+    bool authenticate; /* asks for the token, once one is set */
+};
+
+/* Serves listen_fd, which the server takes (on failure, too). */
+int http_server_start(int listen_fd, const struct http_options *options, struct http_server **ret_server,
+                      struct error *err);
+/* Takes no more connections; those there are go on. Thread: main. */
+void http_server_quiesce(struct http_server *server);
+/* From now on no handler is called any more: requests are answered 503. Thread: main. */
+void http_server_close(struct http_server *server);
+/* After http_server_close, once all requests that handlers have got are answered. NULL is fine. */
+void http_server_stop(struct http_server *server);
+/* The token that requests must bring from now on; "": none. Thread: any. */
+void http_server_set_token(struct http_server *server, const char *token);
+
+/* Answers with what is in request->answer (JSON); the request must not be touched afterwards. Thread: any,
+ * once. */
+void http_answer(struct http_request *request, unsigned status);
+/* Answers {"error": text}. */
+void http_answer_error(struct http_request *request, unsigned status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Unescapes %XX in len bytes of a URL; false for bad escapes, a NUL, or when it does not fit. */
+bool http_unescape(const char *text, size_t len, char *to, size_t size);
+
+/* Listening sockets, CLOEXEC and non-blocking. Errors name address and port, or the path. */
+int http_listen_tcp(const char *address, int64_t port, int *ret_fd, unsigned *ret_port, struct error *err);
+/* Mode 0600; a socket file left behind is replaced. */
+int http_listen_unix(const char *path, int *ret_fd, struct error *err);

@@ -1,0 +1,55 @@
+/* Actions: what a trigger does when it fires. One vtable per action, one file per family, one line in
+ * registry.c.
+ *
+ * fire() runs on the shard and only records what is to happen, through the firing_* functions: an internal
+ * event, an intent (something to start outside, once the checkpoint that contains it has committed), or the
+ * end of the workflow. start() runs on the executor. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct buffer;
+struct cloudevent;
+struct error;
+struct executor;
+struct firing;
+struct intent;
+struct json_value;
+
+struct action_type {
+    const char *name;
+    /* Reads the action's document. *ret_state (NULL when there is none) is freed by unload. Errors:
+     * ERROR_INVALID. */
+    int (*load)(const struct json_value *action, void **ret_state, struct error *err);
+    void (*unload)(void *state);
+    /* Thread: shard. Fails only with ERROR_INVALID (this event cannot be acted on: it is dead-lettered). */
+    int (*fire)(const void *state, struct firing *firing, struct error *err);
+    /* Begins a committed intent; its end is reported with executor_done(). NULL: never has intents. Thread:
+     * executor. */
+    void (*start)(struct executor *executor, struct intent *intent);
+};
+
+/* NULL when there is none of this name. */
+const struct action_type *action_find(const char *name, size_t len);
+
+/* --- for actions, while they fire (implemented by the shard) --- */
+
+#define ACTION_KEY_MAX 33 /* hex of 128 bits, and NUL */
+
+/* The event that made the trigger fire; borrowed. */
+const struct cloudevent *firing_event(const struct firing *firing);
+const char *firing_workspace(const struct firing *firing);
+const char *firing_trigger(const struct firing *firing);
+/* The idempotency key of one element of this firing: a hash of (workspace creation value, trigger uuid,
+ * firing number, element). The same in every retry and replay. */
+void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTION_KEY_MAX]);
+
+/* Emits an event into the workflow itself; copies it. */
+int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err);
+/* Records an intent: action (whose start() will get it), key, and a JSON object of the action's own. Copies.
+ */
+int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
+                  size_t body_len, struct error *err);
+/* The workflow is finished. */
+void firing_finish(struct firing *firing);

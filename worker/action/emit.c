@@ -1,0 +1,174 @@
+/* EMIT: publishes a CloudEvent to an event source of the workspace, or, without one, into the workflow
+ * itself.
+ *
+ *     {"name":"EMIT","event_source":NAME,"event":{"type","subject",...}}
+ *
+ * `event` gives the attributes of the event to emit; subject and data default to those of the event that
+ * fired the trigger, source to urn:triggerflow:<workspace>:<trigger>, time to now; the id is always the
+ * idempotency key of the firing, so that consumers can drop repeats. */
+#include "worker/action/action.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/buffer.h"
+#include "common/clock.h"
+#include "common/cloudevent.h"
+#include "common/error.h"
+#include "common/json.h"
+#include "worker/emission.h"
+#include "worker/executor.h"
+#include "worker/intent.h"
+#include "worker/worker.h"
+
+#define MAX_ATTEMPTS_UNKNOWN_SOURCE 6
+
+struct emit {
+    char *event_source; /* NULL: into the workflow itself */
+    size_t event_source_len;
+    char *text;              /* the event's JSON document */
+    struct buffer scratch;   /* its unescaped strings */
+    struct cloudevent event; /* into both */
+};
+
+static void unload(void *state)
+{
+    struct emit *e = state;
+    if (!e)
+        return;
+    buffer_done(&e->scratch);
+    free(e->event_source);
+    free(e->text);
+    free(e);
+}
+
+static int read_target(struct emit *e, const struct json_value *action, struct error *err)
+{
+    struct json_value value;
+    if (!json_member(action, "event_source", &value) || value.type == JSON_NULL)
+        return 0;
+    if (value.type != JSON_STRING || !value.len)
+        return error_set(err, ERROR_INVALID, "event_source is not the name of an event source");
+    BUFFER_AUTO name = BUFFER_INIT;
+    json_unescape(&value, &name);
+    e->event_source = name.failed ? NULL : strndup(name.data, name.len);
+    if (!e->event_source)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    e->event_source_len = strlen(e->event_source);
+    return 0;
+}
+
+static int load(const struct json_value *action, void **ret_state, struct error *err)
+{
+    struct json_value value;
+    if (!json_member(action, "event", &value) || value.type != JSON_OBJECT)
+        return error_set(err, ERROR_INVALID, "member event is missing or not an object");
+    struct emit *e = calloc(1, sizeof *e);
+    if (!e)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    size_t len;
+    const char *raw = json_raw(&value, &len);
+    e->text = strndup(raw, len);
+    if (!e->text) {
+        unload(e);
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    }
+    if (read_target(e, action, err) < 0 || cloudevent_parse(&e->event, e->text, len, &e->scratch, err) < 0) {
+        unload(e);
+        return -1;
+    }
+    if (!e->event.attribute[CE_TYPE].len) {
+        unload(e);
+        return error_set(err, ERROR_INVALID, "event.type is missing");
+    }
+    *ret_state = e;
+    return 0;
+}
+
+static void set(struct cloudevent *event, enum cloudevent_attribute attribute, const char *text)
+{
+    event->attribute[attribute] = (struct cloudevent_span){.text = text, .len = (uint32_t)strlen(text)};
+}
+
+static bool has(const struct cloudevent *event, enum cloudevent_attribute attribute)
+{
+    return event->attribute[attribute].text;
+}
+
+/* The event to emit: the template over what fired the trigger. */
+static void compose(const struct emit *e, const struct firing *firing, const char *key, const char *source,
+                    const char *time, struct cloudevent *out)
+{
+    const struct cloudevent *from = firing_event(firing);
+    *out = e->event;
+    set(out, CE_SPECVERSION, "1.0");
+    set(out, CE_ID, key);
+    if (!has(out, CE_SOURCE))
+        set(out, CE_SOURCE, source);
+    if (!has(out, CE_TIME))
+        set(out, CE_TIME, time);
+    if (!has(out, CE_SUBJECT))
+        out->attribute[CE_SUBJECT] = from->attribute[CE_SUBJECT];
+    if (out->data == CE_DATA_ABSENT) {
+        out->data = from->data;
+        out->attribute[CE_DATA] = from->attribute[CE_DATA];
+        if (!has(out, CE_DATACONTENTTYPE))
+            out->attribute[CE_DATACONTENTTYPE] = from->attribute[CE_DATACONTENTTYPE];
+    }
+}
+
+extern const struct action_type action_emit;
+
+static int fire(const void *state, struct firing *firing, struct error *err)
+{
+    const struct emit *e = state;
+    char key[ACTION_KEY_MAX];
+    char time[CLOCK_ISO_MAX];
+    struct cloudevent event;
+    BUFFER_AUTO source = BUFFER_INIT;
+    firing_key(firing, 0, key);
+    buffer_printf(&source, "urn:triggerflow:%s:%s", firing_workspace(firing), firing_trigger(firing));
+    compose(e, firing, key, buffer_text(&source), clock_iso(clock_unix_ns(), time), &event);
+    if (!e->event_source)
+        return firing_emit(firing, &event, err);
+    BUFFER_AUTO body = BUFFER_INIT;
+    buffer_append_text(&body, "{\"event_source\":");
+    buffer_append_json(&body, e->event_source, e->event_source_len);
+    buffer_append_text(&body, ",\"event\":");
+    cloudevent_write(&event, &body);
+    buffer_append_char(&body, '}');
+    if (body.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    return firing_intend(firing, &action_emit, key, body.data, body.len, err);
+}
+
+static void start(struct executor *executor, struct intent *intent)
+{
+    struct error err;
+    struct json_value body;
+    struct json_value name;
+    struct sink *sink;
+    bool consumed;
+    if (!intent_body(intent, &body) || !json_member(&body, "event_source", &name)) {
+        error_set(&err, ERROR_INVALID, "the stored intent has no event_source");
+        executor_done(executor, intent, EXECUTOR_GIVE_UP, &err);
+        return;
+    }
+    BUFFER_AUTO text = BUFFER_INIT;
+    json_unescape(&name, &text);
+    if (executor_sink(executor, buffer_text(&text), text.len, &sink, &consumed, &err) < 0) {
+        bool may_come = err.code == ERROR_NOT_FOUND && intent->attempts < MAX_ATTEMPTS_UNKNOWN_SOURCE;
+        executor_done(executor, intent, may_come ? EXECUTOR_RETRY : EXECUTOR_GIVE_UP, &err);
+        return;
+    }
+    if (consumed && emissions_register(executor_worker(executor)->emissions, intent->key, text.data, text.len,
+                                       &err) < 0) {
+        executor_done(executor, intent, EXECUTOR_RETRY, &err);
+        return;
+    }
+    executor_publish(sink, intent);
+}
+
+const struct action_type action_emit = {
+    .name = "EMIT", .load = load, .unload = unload, .fire = fire, .start = start};

@@ -1,0 +1,21 @@
+#include "worker/action/action.h"
+
+#include <string.h>
+
+extern const struct action_type action_pass;
+extern const struct action_type action_terminate;
+extern const struct action_type action_emit;
+
+static const struct action_type *const types[] = {
+    &action_pass,
+    &action_terminate,
+    &action_emit,
+};
+
+const struct action_type *action_find(const char *name, size_t len)
+{
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (strlen(types[i]->name) == len && !memcmp(types[i]->name, name, len))
+            return types[i];
+    return NULL;
+}

@@ -1,0 +1,37 @@
+/* Conditions: what has to hold for a trigger to fire. One vtable per condition, one file per family, one line
+ * in registry.c. The state of a condition lives inside its trigger and is touched by the owning shard only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct buffer;
+struct cloudevent;
+struct error;
+struct json_value;
+
+/* Outcome of an evaluation, a set of bits. */
+enum { CONDITION_HOLDS = 1, CONDITION_CHANGED = 2 };
+
+struct condition_type {
+    const char *name;
+    size_t state_size;
+    /* Members of the context that belong to the condition's state: store() writes them, all others are kept
+     * as they were given. NULL-terminated. */
+    const char *const *members;
+    /* Counts an event that carries an idempotency key once per key. */
+    bool counts_keys;
+    /* Reads the state from the stored context (a JSON object). Errors: ERROR_INVALID naming member and value.
+     */
+    int (*load)(void *state, const struct json_value *context, struct error *err);
+    /* Thread: shard. No allocation, no waiting. */
+    unsigned (*evaluate)(void *state, const struct cloudevent *event);
+    /* Appends the members as `"name":value`, separated by commas, only those that are to be stored. */
+    void (*store)(const void *state, struct buffer *out);
+    /* How far the count is: whether the state shows that events were counted (adoption). */
+    bool (*counted)(const void *state);
+};
+
+/* NULL when there is none of this name. */
+const struct condition_type *condition_find(const char *name, size_t len);

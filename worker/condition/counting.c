@@ -1,0 +1,162 @@
+/* TRUE and the conditions that count events: JOIN, FUNCTION_JOIN, COUNTER_THRESHOLD. */
+#include "worker/condition/condition.h"
+
+#include <stdint.h>
+
+#include "common/buffer.h"
+#include "common/error.h"
+#include "common/json.h"
+
+#define TARGET_UNKNOWN -1 /* may become known later: nothing is reached until then */
+
+struct counting {
+    int64_t counter;
+    int64_t target;
+};
+
+static const char *const no_members[] = {NULL};
+static const char *const counter_member[] = {"counter", NULL};
+
+/* An absent member is `absent`. */
+static int load_integer(const struct json_value *context, const char *name, int64_t absent,
+                        int64_t *ret_value, struct error *err)
+{
+    struct json_value value;
+    if (!json_member(context, name, &value) || value.type == JSON_NULL) {
+        *ret_value = absent;
+        return 0;
+    }
+    if (value.type == JSON_NUMBER && json_integer(&value, ret_value))
+        return 0;
+    size_t len;
+    const char *raw = json_raw(&value, &len);
+    return error_set(err, ERROR_INVALID, "context.%s is %.*s, not a whole number", name,
+                     (int)(len < 80 ? len : 80), raw);
+}
+
+static int load_counting(struct counting *c, const struct json_value *context, const char *target,
+                         bool needed, struct error *err)
+{
+    if (load_integer(context, "counter", 0, &c->counter, err) < 0 ||
+        load_integer(context, target, TARGET_UNKNOWN, &c->target, err) < 0)
+        return -1;
+    if (c->counter < 0)
+        return error_set(err, ERROR_INVALID, "context.counter is %lld, below zero", (long long)c->counter);
+    struct json_value value;
+    if (needed && (!json_member(context, target, &value) || value.type == JSON_NULL))
+        return error_set(err, ERROR_INVALID, "context.%s is missing", target);
+    return 0;
+}
+
+static void store_counting(const void *state, struct buffer *out)
+{
+    const struct counting *c = state;
+    buffer_append_text(out, "\"counter\":");
+    buffer_append_u64(out, (uint64_t)c->counter);
+}
+
+static bool counted(const void *state)
+{
+    return ((const struct counting *)state)->counter > 0;
+}
+
+static int load_join(void *state, const struct json_value *context, struct error *err)
+{
+    return load_counting(state, context, "join", true, err);
+}
+
+static int load_function_join(void *state, const struct json_value *context, struct error *err)
+{
+    return load_counting(state, context, "total_activations", false, err);
+}
+
+static int load_threshold(void *state, const struct json_value *context, struct error *err)
+{
+    return load_counting(state, context, "threshold", true, err);
+}
+
+/* True once: when the counter passes from below the target to it. */
+static unsigned evaluate_join(void *state, const struct cloudevent *event)
+{
+    (void)event;
+    struct counting *c = state;
+    return ++c->counter == c->target ? CONDITION_HOLDS | CONDITION_CHANGED : CONDITION_CHANGED;
+}
+
+/* True from the target on. */
+static unsigned evaluate_threshold(void *state, const struct cloudevent *event)
+{
+    (void)event;
+    struct counting *c = state;
+    return ++c->counter >= c->target ? CONDITION_HOLDS | CONDITION_CHANGED : CONDITION_CHANGED;
+}
+
+static int load_true(void *state, const struct json_value *context, struct error *err)
+{
+    (void)state;
+    (void)context;
+    (void)err;
+    return 0;
+}
+
+static unsigned evaluate_true(void *state, const struct cloudevent *event)
+{
+    (void)state;
+    (void)event;
+    return CONDITION_HOLDS;
+}
+
+static void store_true(const void *state, struct buffer *out)
+{
+    (void)state;
+    (void)out;
+}
+
+static bool never_counted(const void *state)
+{
+    (void)state;
+    return false;
+}
+
+extern const struct condition_type condition_true;
+extern const struct condition_type condition_join;
+extern const struct condition_type condition_function_join;
+extern const struct condition_type condition_counter_threshold;
+
+const struct condition_type condition_true = {
+    .name = "TRUE",
+    .members = no_members,
+    .load = load_true,
+    .evaluate = evaluate_true,
+    .store = store_true,
+    .counted = never_counted,
+};
+const struct condition_type condition_join = {
+    .name = "JOIN",
+    .state_size = sizeof(struct counting),
+    .members = counter_member,
+    .counts_keys = true,
+    .load = load_join,
+    .evaluate = evaluate_join,
+    .store = store_counting,
+    .counted = counted,
+};
+const struct condition_type condition_function_join = {
+    .name = "FUNCTION_JOIN",
+    .state_size = sizeof(struct counting),
+    .members = counter_member,
+    .counts_keys = true,
+    .load = load_function_join,
+    .evaluate = evaluate_join,
+    .store = store_counting,
+    .counted = counted,
+};
+const struct condition_type condition_counter_threshold = {
+    .name = "COUNTER_THRESHOLD",
+    .state_size = sizeof(struct counting),
+    .members = counter_member,
+    .load = load_threshold,
+    .evaluate = evaluate_threshold,
+    .store = store_counting,
+    .counted = counted,
+};

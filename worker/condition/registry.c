@@ -1,0 +1,23 @@
+#include "worker/condition/condition.h"
+
+#include <string.h>
+
+extern const struct condition_type condition_true;
+extern const struct condition_type condition_join;
+extern const struct condition_type condition_function_join;
+extern const struct condition_type condition_counter_threshold;
+
+static const struct condition_type *const types[] = {
+    &condition_true,
+    &condition_join,
+    &condition_function_join,
+    &condition_counter_threshold,
+};
+
+const struct condition_type *condition_find(const char *name, size_t len)
+{
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (strlen(types[i]->name) == len && !memcmp(types[i]->name, name, len))
+            return types[i];
+    return NULL;
+}

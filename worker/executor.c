@@ -1,0 +1,353 @@
+#include "worker/executor.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/arena.h"
+#include "common/clock.h"
+#include "common/config.h"
+#include "common/error.h"
+#include "common/hash.h"
+#include "common/json.h"
+#include "common/log.h"
+#include "common/loop.h"
+#include "worker/checkpoint.h"
+#include "worker/crash.h"
+#include "worker/intent.h"
+#include "worker/source/source.h"
+#include "worker/worker.h"
+
+#define RETRY_FIRST (100 * CLOCK_MS)
+#define RETRY_LONGEST (10 * CLOCK_S)
+
+/* An event source as something to publish to. */
+struct target {
+    char *name;
+    size_t name_len;
+    char *document; /* Requires: lock. NULL: removed */
+    size_t document_len;
+    bool consumed;
+    bool stale;        /* Requires: lock. The document has changed since the sink was opened */
+    struct sink *sink; /* Thread: executor */
+};
+
+struct executor {
+    struct worker *worker;
+    struct loop *loop;
+    unsigned long thread;
+    bool started;
+    _Atomic bool stopping;
+    _Atomic uint64_t pending;
+    struct arena_thread *life;
+    pthread_mutex_t lock;
+    struct intent *submitted;      /* Requires: lock */
+    struct intent **submitted_end; /* Requires: lock */
+    struct hash_table targets;     /* Requires: lock; entries live as long as the executor */
+    struct intent *waiting;        /* for their next attempt. Thread: executor */
+    uint64_t random;
+};
+
+uint64_t executor_pending(const struct executor *executor)
+{
+    return atomic_load(&executor->pending);
+}
+
+bool executor_has_room(const struct executor *executor)
+{
+    return executor_pending(executor) < (uint64_t)executor->worker->config->max_pending_actions;
+}
+
+struct loop *executor_loop(struct executor *executor)
+{
+    return executor->loop;
+}
+
+struct worker *executor_worker(struct executor *executor)
+{
+    return executor->worker;
+}
+
+void executor_submit(struct executor *executor, struct intent *list)
+{
+    uint64_t n = 0;
+    struct intent **end = &list;
+    for (; *end; end = &(*end)->next)
+        n++;
+    if (!n)
+        return;
+    atomic_fetch_add(&executor->pending, n);
+    pthread_mutex_lock(&executor->lock);
+    bool wake = !executor->submitted;
+    *executor->submitted_end = list;
+    executor->submitted_end = end == &list ? executor->submitted_end : end;
+    pthread_mutex_unlock(&executor->lock);
+    if (wake)
+        loop_wake(executor->loop);
+}
+
+static struct intent *take_submitted(struct executor *x)
+{
+    pthread_mutex_lock(&x->lock);
+    struct intent *list = x->submitted;
+    x->submitted = NULL;
+    x->submitted_end = &x->submitted;
+    pthread_mutex_unlock(&x->lock);
+    return list;
+}
+
+/* --- attempts --- */
+
+static void start(struct executor *x, struct intent *intent)
+{
+    intent->attempts++;
+    arena_add(&x->worker->arena->worker.executor_started, 1);
+    crash_point("intent_start");
+    intent->action->start(x, intent);
+}
+
+static void retry_due(void *data)
+{
+    struct executor *x = data;
+    uint64_t now = clock_now_ns();
+    uint64_t next = UINT64_MAX;
+    struct intent *due = NULL;
+    for (struct intent **link = &x->waiting; *link;) {
+        struct intent *intent = *link;
+        if (intent->not_before_ns <= now) {
+            *link = intent->wait_next;
+            intent->wait_next = due;
+            due = intent;
+            continue;
+        }
+        if (intent->not_before_ns < next)
+            next = intent->not_before_ns;
+        link = &intent->wait_next;
+    }
+    if (next != UINT64_MAX)
+        loop_timer_set(x->loop, next, retry_due, x, NULL);
+    while (due) {
+        struct intent *intent = due;
+        due = due->wait_next;
+        start(x, intent);
+    }
+}
+
+/* Exponential back-off with full jitter. */
+static uint64_t retry_delay(struct executor *x, unsigned attempts)
+{
+    unsigned doublings = attempts < 10 ? attempts - 1 : 9;
+    uint64_t ceiling = RETRY_FIRST << doublings;
+    if (ceiling > RETRY_LONGEST)
+        ceiling = RETRY_LONGEST;
+    x->random = x->random * 6364136223846793005ull + 1442695040888963407ull;
+    return ceiling / 8 + (x->random >> 16) % (ceiling - ceiling / 8);
+}
+
+static void retry_later(struct executor *x, struct intent *intent, const struct error *error)
+{
+    if (intent->attempts == 1)
+        log_warn("action_retry", LOG_STR("key", intent->key), LOG_STR("error", error ? error->message : ""));
+    arena_add(&x->worker->arena->worker.executor_retries, 1);
+    intent->not_before_ns = clock_now_ns() + retry_delay(x, intent->attempts);
+    intent->wait_next = x->waiting;
+    x->waiting = intent;
+    loop_timer_set(x->loop, clock_now_ns() + RETRY_FIRST / 8, retry_due, x, NULL);
+}
+
+void executor_done(struct executor *executor, struct intent *intent, enum executor_outcome outcome,
+                   const struct error *error)
+{
+    if (outcome == EXECUTOR_RETRY) {
+        retry_later(executor, intent, error);
+        return;
+    }
+    if (outcome == EXECUTOR_GIVE_UP) {
+        intent->given_up = true;
+        snprintf(intent->error, sizeof intent->error, "%s", error ? error->message : "");
+        arena_add(&executor->worker->arena->worker.executor_failed, 1);
+    } else {
+        arena_add(&executor->worker->arena->worker.executor_completed, 1);
+    }
+    crash_point("intent_done");
+    checkpoint_completed(executor->worker->checkpoint, intent);
+    atomic_fetch_sub(&executor->pending, 1);
+}
+
+/* --- sinks --- */
+
+int executor_set_source(struct executor *executor, const char *name, size_t name_len, const char *document,
+                        size_t document_len, bool consumed, struct error *err)
+{
+    char *copy = NULL;
+    if (document && !(copy = strndup(document, document_len)))
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    pthread_mutex_lock(&executor->lock);
+    struct target *t = hash_get(&executor->targets, name, name_len);
+    if (!t) {
+        t = calloc(1, sizeof *t);
+        if (t && (!(t->name = strndup(name, name_len)) ||
+                  hash_put(&executor->targets, t->name, name_len, t, NULL) < 0)) {
+            free(t->name);
+            free(t);
+            t = NULL;
+        }
+    }
+    if (t) {
+        free(t->document);
+        t->name_len = name_len;
+        t->document = copy;
+        t->document_len = document_len;
+        t->consumed = consumed;
+        t->stale = true;
+    }
+    pthread_mutex_unlock(&executor->lock);
+    if (t)
+        return 0;
+    free(copy);
+    return error_set(err, ERROR_MEMORY, "out of memory");
+}
+
+static int open_sink(struct executor *x, struct target *t, struct error *err)
+{
+    struct json_value root;
+    struct json_value class_name;
+    struct json_value parameters;
+    if (json_scan(t->document, t->document_len, &root, err) < 0)
+        return -1;
+    if (root.type != JSON_OBJECT || !json_member(&root, "class", &class_name) ||
+        !json_member(&root, "parameters", &parameters))
+        return error_set(err, ERROR_INVALID, "event source %s lacks class or parameters", t->name);
+    const struct source_type *type = source_find(class_name.text, class_name.len);
+    if (!type || !type->sink_open)
+        return error_set(err, ERROR_INVALID, "event source %s: class %.*s cannot be published to", t->name,
+                         (int)class_name.len, class_name.text);
+    return type->sink_open(x, t->name, &parameters, &t->sink, err);
+}
+
+int executor_sink(struct executor *executor, const char *name, size_t name_len, struct sink **ret_sink,
+                  bool *ret_consumed, struct error *err)
+{
+    int r = 0;
+    pthread_mutex_lock(&executor->lock);
+    struct target *t = hash_get(&executor->targets, name, name_len);
+    struct sink *outdated = NULL;
+    if (t && t->stale) {
+        outdated = t->sink;
+        t->sink = NULL;
+        t->stale = false;
+    }
+    if (!t || !t->document)
+        r = error_set(err, ERROR_NOT_FOUND, "event source %.*s does not exist", (int)name_len, name);
+    else if (!t->sink)
+        r = open_sink(executor, t, err);
+    if (r == 0) {
+        *ret_sink = t->sink;
+        *ret_consumed = t->consumed;
+    }
+    pthread_mutex_unlock(&executor->lock);
+    if (outdated)
+        outdated->type->sink_close(outdated);
+    return r;
+}
+
+void executor_publish(struct sink *sink, struct intent *intent)
+{
+    sink->type->sink_publish(sink, intent);
+}
+
+/* --- the thread --- */
+
+static void *executor_main(void *data)
+{
+    struct executor *x = data;
+    struct error err;
+    worker_thread_enter(x->worker, ARENA_THREAD_EXECUTOR, "executor");
+    while (!atomic_load(&x->stopping)) {
+        struct intent *list = take_submitted(x);
+        atomic_store_explicit(&x->life->busy, 1, memory_order_relaxed);
+        while (list) {
+            struct intent *intent = list;
+            list = list->next;
+            intent->next = NULL;
+            start(x, intent);
+            arena_beat(x->life, clock_coarse_ns());
+        }
+        arena_set(&x->worker->arena->worker.executor_pending, executor_pending(x));
+        atomic_store_explicit(&x->life->busy, 0, memory_order_relaxed);
+        if (loop_run_once(x->loop, UINT64_MAX, &err) < 0)
+            log_error("executor_loop", LOG_STR("error", err.message));
+        arena_beat(x->life, clock_coarse_ns());
+    }
+    return NULL;
+}
+
+int executor_new(struct worker *worker, struct executor **ret_executor, struct error *err)
+{
+    struct executor *x = calloc(1, sizeof *x);
+    if (!x)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    x->loop = loop_new(err);
+    if (!x->loop) {
+        free(x);
+        return -1;
+    }
+    pthread_mutex_init(&x->lock, NULL);
+    hash_init(&x->targets);
+    x->worker = worker;
+    x->submitted_end = &x->submitted;
+    x->life = &worker->arena->thread[ARENA_THREAD_EXECUTOR];
+    x->random = clock_now_ns();
+    *ret_executor = x;
+    return 0;
+}
+
+int executor_start(struct executor *executor, struct error *err)
+{
+    if (worker_thread_start(&executor->thread, executor_main, executor, err) < 0)
+        return -1;
+    executor->started = true;
+    return 0;
+}
+
+void executor_stop(struct executor *executor, uint64_t deadline_ns)
+{
+    if (!executor->started)
+        return;
+    while (executor_pending(executor) && clock_now_ns() < deadline_ns) {
+        struct timespec moment = {.tv_nsec = 2000000};
+        nanosleep(&moment, NULL);
+    }
+    atomic_store(&executor->stopping, true);
+    loop_wake(executor->loop);
+    pthread_join(executor->thread, NULL);
+    executor->started = false;
+}
+
+void executor_free(struct executor *executor)
+{
+    if (!executor)
+        return;
+    size_t cursor = 0;
+    struct hash_entry *e;
+    while ((e = hash_next(&executor->targets, &cursor))) {
+        struct target *t = e->value;
+        if (t->sink)
+            t->sink->type->sink_close(t->sink);
+        free(t->document);
+        free(t->name);
+        free(t);
+    }
+    hash_done(&executor->targets);
+    intent_free_list(executor->submitted);
+    while (executor->waiting) {
+        struct intent *next = executor->waiting->wait_next;
+        intent_free(executor->waiting);
+        executor->waiting = next;
+    }
+    loop_free(executor->loop);
+    pthread_mutex_destroy(&executor->lock);
+    free(executor);
+}

@@ -1,0 +1,62 @@
+/* The executor: one thread that starts committed intents and sees them through, with asynchronous I/O on its
+ * loop.
+ *
+ * An intent is handed over (executor_submit), started by its action, and reported with executor_done exactly
+ * once per start: done, to be tried again after a back-off, or given up; finished ones go to the checkpoint,
+ * which removes them from the outbox. A slow peer delays no trigger and no other peer's intents. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct error;
+struct executor;
+struct intent;
+struct json_value;
+struct loop;
+struct sink;
+struct source_type;
+struct worker;
+
+int executor_new(struct worker *worker, struct executor **ret_executor, struct error *err);
+int executor_start(struct executor *executor, struct error *err);
+/* Waits for started intents, at most until the deadline (clock_now_ns), then ends the thread. Those left stay
+ * in the outbox. Thread: checkpoint. */
+void executor_stop(struct executor *executor, uint64_t deadline_ns);
+void executor_free(struct executor *executor); /* NULL is fine */
+
+/* Takes a list. Thread: any. */
+void executor_submit(struct executor *executor, struct intent *list);
+/* Intents submitted and not yet finished. Thread: any. */
+uint64_t executor_pending(const struct executor *executor);
+/* Whether max_pending_actions allows more. Thread: any. */
+bool executor_has_room(const struct executor *executor);
+
+/* The workspace's event sources, for publishing: called for each when they are (re)loaded; document copied. A
+ * changed or removed one (document NULL) is closed when next used. consumed: this workflow reads it, too.
+ * Thread: checkpoint. */
+int executor_set_source(struct executor *executor, const char *name, size_t name_len, const char *document,
+                        size_t document_len, bool consumed, struct error *err);
+
+/* --- for actions and sinks, on the executor thread --- */
+
+enum executor_outcome { EXECUTOR_DONE, EXECUTOR_RETRY, EXECUTOR_GIVE_UP };
+/* The end of one attempt. error: why, for the log and the dead letter (NULL when done). */
+void executor_done(struct executor *executor, struct intent *intent, enum executor_outcome outcome,
+                   const struct error *error);
+
+/* The sink for an event source of the workspace, opened when needed. ret_consumed: see executor_set_source.
+ * Errors: ERROR_NOT_FOUND, ERROR_INVALID. */
+int executor_sink(struct executor *executor, const char *name, size_t name_len, struct sink **ret_sink,
+                  bool *ret_consumed, struct error *err);
+/* Publishes through the sink. */
+void executor_publish(struct sink *sink, struct intent *intent);
+
+struct loop *executor_loop(struct executor *executor);
+struct worker *executor_worker(struct executor *executor);
+
+/* Common head of every class's sink. */
+struct sink {
+    const struct source_type *type;
+};

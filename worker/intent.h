@@ -1,0 +1,45 @@
+/* An intent: something an action wants done outside, at least once, under one idempotency key.
+ *
+ * Born on a shard, committed with its checkpoint under `field` in the outbox, then started by the executor;
+ * when it is done, the next checkpoint removes it from the outbox. Lists own their members. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "worker/action/action.h"
+
+#define INTENT_FIELD_MAX 48
+
+struct intent {
+    struct intent *next;
+    const struct action_type *action;
+    char field[INTENT_FIELD_MAX]; /* <epoch>-<shard>-<number>, zero-padded: fields sort in order */
+    char key[ACTION_KEY_MAX];
+    bool replayed; /* came from storage: may have been started before */
+    bool given_up; /* set by the executor: failed for good, with the reason in `error` */
+    char error[sizeof((struct error *)NULL)->message];
+    unsigned attempts;
+    uint64_t final_position[2]; /* where it was published last */
+    struct intent *wait_next;   /* in a list of the executor or a sink */
+    uint64_t not_before_ns;
+    size_t len;
+    char text[]; /* the JSON document as stored: {"key","trigger","action","body":{...}} */
+};
+
+/* Makes an intent from its stored document (copied). Errors: ERROR_INVALID, ERROR_MEMORY. */
+int intent_load(const char *field, size_t field_len, const char *document, size_t len,
+                struct intent **ret_intent, struct error *err);
+/* Makes an intent and its document. */
+int intent_new(const struct action_type *action, const char *field, const char *key, const char *trigger,
+               size_t trigger_len, const char *body, size_t body_len, struct intent **ret_intent,
+               struct error *err);
+void intent_free(struct intent *intent);
+void intent_free_list(struct intent *intent);
+
+struct json_value;
+/* The action's own object, and the trigger's id, in the document. */
+bool intent_body(const struct intent *intent, struct json_value *ret_body);
+bool intent_trigger(const struct intent *intent, struct json_value *ret_trigger);

@@ -1,0 +1,266 @@
+#include "worker/recovery.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/buffer.h"
+#include "common/error.h"
+#include "common/json.h"
+#include "common/log.h"
+#include "worker/catalog.h"
+#include "worker/emission.h"
+#include "worker/source/internal.h"
+#include "worker/source/source.h"
+#include "worker/worker.h"
+
+static void fields_done(struct stored_fields *fields)
+{
+    for (size_t i = 0; i < fields->n; i++) {
+        free(fields->items[i].key);
+        free(fields->items[i].value);
+    }
+    free(fields->items);
+    *fields = (struct stored_fields){0};
+}
+
+static int fields_add(struct stored_fields *fields, const char *key, size_t key_len, const char *value,
+                      size_t len)
+{
+    if (fields->n == fields->cap) {
+        size_t cap = fields->cap ? fields->cap * 2 : 16;
+        struct stored_field *items = realloc(fields->items, cap * sizeof *items);
+        if (!items)
+            return -1;
+        fields->items = items;
+        fields->cap = cap;
+    }
+    struct stored_field *f = &fields->items[fields->n];
+    f->key = malloc(key_len + 1);
+    f->value = malloc(len + 1);
+    if (!f->key || !f->value) {
+        free(f->key);
+        free(f->value);
+        return -1;
+    }
+    memcpy(f->key, key, key_len);
+    memcpy(f->value, value, len);
+    f->key[key_len] = f->value[len] = '\0';
+    f->key_len = key_len;
+    f->len = len;
+    fields->n++;
+    return 0;
+}
+
+static int compare_fields(const void *a, const void *b)
+{
+    return strcmp(((const struct stored_field *)a)->key, ((const struct stored_field *)b)->key);
+}
+
+/* Sorts by key and drops what a scan has reported twice. */
+static void fields_sort(struct stored_fields *fields)
+{
+    if (!fields->n)
+        return;
+    qsort(fields->items, fields->n, sizeof *fields->items, compare_fields);
+    size_t kept = 1;
+    for (size_t i = 1; i < fields->n; i++) {
+        if (!compare_fields(&fields->items[kept - 1], &fields->items[i])) {
+            free(fields->items[i].key);
+            free(fields->items[i].value);
+            continue;
+        }
+        fields->items[kept++] = fields->items[i];
+    }
+    fields->n = kept;
+}
+
+static int see_any(void *data, const char *key, size_t key_len, const char *value, size_t len)
+{
+    return fields_add(data, key, key_len, value, len);
+}
+
+void recovery_done(struct recovery *recovery)
+{
+    fields_done(&recovery->positions);
+    fields_done(&recovery->internal);
+    fields_done(&recovery->outbox);
+    fields_done(&recovery->seen);
+    free(recovery->adopt);
+    recovery->adopt = NULL;
+}
+
+/* --- the checkpoint's fields --- */
+
+struct checkpoint_scan {
+    struct recovery *recovery;
+    struct catalog *catalog;
+};
+
+static bool is_prefix(const char *prefix, const char *key, size_t len)
+{
+    size_t n = strlen(prefix);
+    return len > n && !memcmp(key, prefix, n);
+}
+
+static void read_finished(struct recovery *r, const char *value, size_t len)
+{
+    struct json_value root;
+    struct json_value member;
+    int64_t count;
+    if (json_scan(value, len, &root, NULL) < 0 || root.type != JSON_OBJECT)
+        return;
+    if (json_member(&root, "count", &member) && json_integer(&member, &count) && count > 0)
+        r->finished = (uint64_t)count;
+    r->finish_open = json_member(&root, "left", &member) && member.type == JSON_FALSE;
+}
+
+static int see_checkpoint(void *data, const char *key, size_t key_len, const char *value, size_t len)
+{
+    struct checkpoint_scan *scan = data;
+    struct recovery *r = scan->recovery;
+    if (catalog_recover_field(scan->catalog, key, key_len, value, len))
+        return 0;
+    if (is_prefix("seen:", key, key_len))
+        return fields_add(&r->seen, key + 5, key_len - 5, value, len);
+    if (is_prefix("position:", key, key_len) || (key_len == 17 && !memcmp(key, "internal_position", 17)))
+        return fields_add(&r->positions, key, key_len, value, len);
+    if (key_len == 17 && !memcmp(key, "dead_letter_bytes", 17)) {
+        char number[24] = "";
+        memcpy(number, value, len < sizeof number - 1 ? len : sizeof number - 1);
+        r->dead_letter_bytes = strtoull(number, NULL, 10);
+    } else if (key_len == 8 && !memcmp(key, "finished", 8)) {
+        read_finished(r, value, len);
+    }
+    return 0;
+}
+
+int recovery_load(struct recovery *recovery, struct worker *worker, struct storage *storage,
+                  struct catalog *catalog, struct error *err)
+{
+    const char *ws = worker->workspace;
+    const struct storage_type *type = storage->type;
+    struct checkpoint_scan scan = {recovery, catalog};
+    recovery_done(recovery);
+    *recovery = (struct recovery){0};
+    int r = type->claim(storage, ws, worker->writer, &recovery->claim, err);
+    if (r) {
+        if (r > 0)
+            error_set(err, ERROR_NOT_FOUND, "workspace %s is not stored", ws);
+        return r;
+    }
+    memcpy(worker->creation, recovery->claim.creation, sizeof worker->creation);
+    if (type->load(storage, ws, STORAGE_CHECKPOINT, see_checkpoint, &scan, err) < 0 ||
+        type->load(storage, ws, STORAGE_INTERNAL, see_any, &recovery->internal, err) < 0 ||
+        type->load(storage, ws, STORAGE_OUTBOX, see_any, &recovery->outbox, err) < 0)
+        return -1;
+    fields_sort(&recovery->internal);
+    fields_sort(&recovery->outbox);
+    catalog->epoch = recovery->claim.epoch;
+    if (catalog_load_triggers(catalog, storage, err) < 0)
+        return -1;
+    for (size_t i = 0; i < recovery->seen.n; i++) {
+        struct stored_field *f = &recovery->seen.items[i];
+        if (emissions_restore(worker->emissions, f->key, f->key_len, f->value, f->len, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* --- putting it back --- */
+
+void recovery_position_field(const struct source *source, struct buffer *out)
+{
+    if (source->index == 0) {
+        buffer_append_text(out, "internal_position");
+        return;
+    }
+    buffer_append_text(out, "position:");
+    buffer_append_text(out, source->name);
+}
+
+static int restore_text(struct source *source, const char *text, size_t len, struct error *err)
+{
+    struct json_value position;
+    if (json_scan(text, len, &position, err) < 0 || source->type->restore(source, &position, err) < 0)
+        return error_prefix(err, "stored position of event source %s", source->name);
+    buffer_append(&source->stored_position, text, len);
+    return 0;
+}
+
+static int restore_adopted(struct source *source, const char *from, struct error *err)
+{
+    struct json_value position;
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (!strcmp(from, "beginning"))
+        return source->type->restore(source, NULL, err);
+    buffer_append_text(&text, "{\"from\":");
+    buffer_append_json(&text, from, strlen(from));
+    buffer_append_char(&text, '}');
+    if (json_scan(text.data, text.len, &position, err) < 0)
+        return -1;
+    return source->type->restore(source, &position, err);
+}
+
+static int see_position(void *data, const char *key, size_t key_len, const char *value, size_t len)
+{
+    (void)key;
+    (void)key_len;
+    buffer_append(data, value, len);
+    return 0;
+}
+
+int recovery_restore_source(const struct recovery *recovery, struct storage *storage, struct source *source,
+                            struct error *err)
+{
+    BUFFER_AUTO field = BUFFER_INIT;
+    recovery_position_field(source, &field);
+    if (!recovery) {
+        BUFFER_AUTO stored = BUFFER_INIT;
+        const char *key = buffer_text(&field);
+        if (storage->type->get(storage, source->worker->workspace, STORAGE_CHECKPOINT, &key, 1, see_position,
+                               &stored, err) < 0)
+            return -1;
+        return stored.len ? restore_text(source, stored.data, stored.len, err)
+                          : source->type->restore(source, NULL, err);
+    }
+    for (size_t i = 0; i < recovery->positions.n; i++) {
+        const struct stored_field *f = &recovery->positions.items[i];
+        if (f->key_len == field.len && !memcmp(f->key, field.data, field.len))
+            return restore_text(source, f->value, f->len, err);
+    }
+    if (recovery->adopt && source->index)
+        return restore_adopted(source, recovery->adopt, err);
+    return source->type->restore(source, NULL, err);
+}
+
+int recovery_restore_internal(const struct recovery *recovery, struct source *internal, struct error *err)
+{
+    if (recovery_restore_source(recovery, NULL, internal, err) < 0)
+        return -1;
+    for (size_t i = 0; i < recovery->internal.n; i++) {
+        const struct stored_field *f = &recovery->internal.items[i];
+        if (internal_restore(internal->worker->internal, strtoull(f->key, NULL, 10), f->value, f->len, err) <
+            0)
+            return error_prefix(err, "stored internal event %s", f->key);
+    }
+    return 0;
+}
+
+static int see_letter(void *data, const char *key, size_t key_len, const char *value, size_t len)
+{
+    (void)key;
+    (void)key_len;
+    (void)value;
+    *(uint64_t *)data += len;
+    return 0;
+}
+
+int recovery_count_dead_letters(struct worker *worker, struct storage *storage, uint64_t *ret_bytes,
+                                struct error *err)
+{
+    uint64_t bytes = 0;
+    if (storage->type->load(storage, worker->workspace, STORAGE_DEAD_LETTERS, see_letter, &bytes, err) < 0)
+        return -1;
+    *ret_bytes = bytes;
+    return 0;
+}

@@ -1,0 +1,60 @@
+/* Recovery: what a worker reads from storage before it starts, and putting it back into place. Everything is
+ * read into memory first, so that a read that fails half-way can simply begin again. Thread: checkpoint. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/storage/storage.h"
+
+struct buffer;
+struct catalog;
+struct error;
+struct source;
+struct worker;
+
+/* A stored field, owned. */
+struct stored_field {
+    char *key;
+    size_t key_len;
+    char *value;
+    size_t len;
+};
+
+struct stored_fields {
+    struct stored_field *items;
+    size_t n;
+    size_t cap;
+};
+
+struct recovery {
+    struct storage_claim claim;
+    struct stored_fields positions; /* key: the whole field name */
+    struct stored_fields internal;  /* sorted by key */
+    struct stored_fields outbox;    /* sorted by key */
+    struct stored_fields seen;      /* key without "seen:" */
+    uint64_t dead_letter_bytes;
+    uint64_t finished;
+    bool finish_open;
+    char *adopt; /* owned; NULL: no adoption */
+};
+
+/* Claims the workspace and reads it; the triggers go into the catalog. 0, STORAGE_ABSENT (err is set), or -1:
+ * may be called again. */
+int recovery_load(struct recovery *recovery, struct worker *worker, struct storage *storage,
+                  struct catalog *catalog, struct error *err);
+void recovery_done(struct recovery *recovery);
+
+/* The name of the checkpoint field that holds a source's position. */
+void recovery_position_field(const struct source *source, struct buffer *out);
+
+/* Sets the source's starting position; recovery NULL: it is read from storage (a source added later). */
+int recovery_restore_source(const struct recovery *recovery, struct storage *storage, struct source *source,
+                            struct error *err);
+/* The internal source's position and pending events. */
+int recovery_restore_internal(const struct recovery *recovery, struct source *internal, struct error *err);
+
+/* Sums the stored dead letters up. */
+int recovery_count_dead_letters(struct worker *worker, struct storage *storage, uint64_t *ret_bytes,
+                                struct error *err);

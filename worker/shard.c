@@ -1,0 +1,466 @@
+#include "worker/shard.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "common/clock.h"
+#include "common/cloudevent.h"
+#include "common/config.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "common/ring.h"
+#include "worker/action/action.h"
+#include "worker/checkpoint.h"
+#include "worker/crash.h"
+#include "worker/deadletter.h"
+#include "worker/executor.h"
+#include "worker/intent.h"
+#include "worker/keys.h"
+#include "worker/record.h"
+#include "worker/source/internal.h"
+#include "worker/source/source.h"
+#include "worker/trigger.h"
+#include "worker/worker.h"
+
+#define BATCH 128 /* records taken from one ring before the next one's turn */
+#define IDLE_TIMEOUT (30 * CLOCK_S)
+
+struct shard {
+    struct worker *worker;
+    unsigned index;
+    unsigned long thread;
+    bool started;
+    _Atomic bool stopping;
+    struct doorbell bell;
+    struct arena_shard *stats;
+    struct arena_thread *life;
+    struct ring_consumer rings[ARENA_MAX_SOURCES];
+    uint32_t attached; /* rings that have been attached, as bits */
+    uint32_t blocked;  /* rings whose barrier has been seen */
+    uint64_t epoch;    /* the one that what happens now will be committed with */
+    uint64_t event_number;
+    struct shard_cut cuts[2]; /* [epoch & 1] */
+    struct trigger **dirty;
+    size_t n_dirty;
+    size_t dirty_cap;
+    unsigned n_intents; /* in this epoch */
+    struct cloudevent event;
+    struct buffer scratch;
+};
+
+struct firing {
+    struct shard *shard;
+    struct trigger *trigger;
+    const struct cloudevent *event;
+    uint64_t number;
+    uint32_t emitted;
+};
+
+static struct shard_cut *current(struct shard *s)
+{
+    return &s->cuts[s->epoch & 1];
+}
+
+/* --- what a firing action may do --- */
+
+const struct cloudevent *firing_event(const struct firing *firing)
+{
+    return firing->event;
+}
+
+const char *firing_workspace(const struct firing *firing)
+{
+    return firing->shard->worker->workspace;
+}
+
+const char *firing_trigger(const struct firing *firing)
+{
+    return firing->trigger->id;
+}
+
+void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTION_KEY_MAX])
+{
+    const struct trigger *t = firing->trigger;
+    uint64_t numbers[2] = {firing->number, element};
+    XXH3_state_t state;
+    XXH3_128bits_reset(&state);
+    XXH3_128bits_update(&state, firing->shard->worker->creation, strlen(firing->shard->worker->creation) + 1);
+    XXH3_128bits_update(&state, t->identity, t->identity_len + 1);
+    XXH3_128bits_update(&state, numbers, sizeof numbers);
+    XXH128_hash_t h = XXH3_128bits_digest(&state);
+    snprintf(ret_key, ACTION_KEY_MAX, "%016llx%016llx", (unsigned long long)h.high64,
+             (unsigned long long)h.low64);
+}
+
+int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err)
+{
+    return internal_emit(firing->shard->worker->internal, event, firing->shard->epoch, err);
+}
+
+int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
+                  size_t body_len, struct error *err)
+{
+    struct shard *s = firing->shard;
+    struct intent *intent;
+    char field[INTENT_FIELD_MAX];
+    snprintf(field, sizeof field, "%020llu-%02u-%08u", (unsigned long long)s->epoch, s->index, s->n_intents);
+    if (intent_new(action, field, key, firing->trigger->id, firing->trigger->id_len, body, body_len, &intent,
+                   err) < 0)
+        return -1;
+    s->n_intents++;
+    struct shard_cut *cut = current(s);
+    changes_put(&cut->changes, STORAGE_OUTBOX, intent->field, strlen(intent->field), intent->text,
+                intent->len);
+    if (s->worker->config->action_start == CONFIG_ACTION_IMMEDIATE &&
+        executor_has_room(s->worker->executor)) {
+        executor_submit(s->worker->executor, intent);
+    } else {
+        *cut->intents_end = intent;
+        cut->intents_end = &intent->next;
+    }
+    checkpoint_intent_waits(s->worker->checkpoint);
+    return 0;
+}
+
+void firing_finish(struct firing *firing)
+{
+    struct shard_cut *cut = current(firing->shard);
+    cut->finished++;
+    snprintf(cut->finished_trigger, sizeof cut->finished_trigger, "%s", firing->trigger->id);
+    checkpoint_intent_waits(firing->shard->worker->checkpoint);
+}
+
+/* --- events --- */
+
+static void mark_dirty(struct shard *s, struct trigger *t)
+{
+    if (t->dirty)
+        return;
+    if (s->n_dirty == s->dirty_cap) {
+        size_t cap = s->dirty_cap ? s->dirty_cap * 2 : 64;
+        struct trigger **dirty = realloc(s->dirty, cap * sizeof(struct trigger *));
+        if (!dirty)
+            abort(); /* a change that would not be written: start again from the last checkpoint */
+        s->dirty = dirty;
+        s->dirty_cap = cap;
+    }
+    t->dirty = true;
+    s->dirty[s->n_dirty++] = t;
+}
+
+static void dead_letter(struct shard *s, struct record_event *r, const struct cloudevent *event,
+                        const char *reason, const char *detail, const struct trigger *t)
+{
+    char position[48];
+    snprintf(position, sizeof position, "%llu-%llu", (unsigned long long)r->position[0],
+             (unsigned long long)r->position[1]);
+    struct dead_letter letter = {.reason = reason,
+                                 .detail = detail,
+                                 .source = s->worker->arena->source[r->source_index].name,
+                                 .position = position,
+                                 .trigger = t ? t->id : NULL,
+                                 .event = event};
+    dead_letter_add(&letter, &current(s)->changes);
+    arena_add(&s->stats->dead_letters, 1);
+}
+
+static void fire(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event)
+{
+    struct firing firing = {.shard = s, .trigger = t, .event = event, .number = ++t->firings};
+    struct error err;
+    t->fired = true;
+    mark_dirty(s, t);
+    crash_point("fire");
+    if (t->action->fire(t->action_state, &firing, &err) < 0)
+        dead_letter(s, r, event, "action_failed", err.message, t);
+    current(s)->fired++;
+    arena_add(&s->stats->fired, 1);
+    if (t->transient) {
+        atomic_store_explicit(&t->gone, true, memory_order_relaxed);
+        current(s)->gone = true;
+    }
+}
+
+/* Whether the event's key has been counted by this trigger before. */
+static bool is_repeat(struct trigger *t, const struct cloudevent *event)
+{
+    const struct cloudevent_span *key = &event->attribute[CE_KEY];
+    int added = keys_add(&t->keys, key->text, key->len);
+    if (added < 0)
+        abort(); /* cannot know: start again from the last checkpoint */
+    return added == 0;
+}
+
+#ifdef CRASH_POINTS
+static void crash_on_request(const struct cloudevent *event)
+{
+    const struct cloudevent_span *type = &event->attribute[CE_TYPE];
+    if (type->len == 11 && !memcmp(type->text, "crash.fault", 11))
+        raise(11);
+    if (type->len == 10 && !memcmp(type->text, "crash.hang", 10))
+        for (;;)
+            pause();
+}
+#else
+static void crash_on_request(const struct cloudevent *event)
+{
+    (void)event;
+}
+#endif
+
+static void activate(struct shard *s, struct trigger *t, struct record_event *r,
+                     const struct cloudevent *event)
+{
+    atomic_store_explicit(&s->life->trigger, t->identity_hash, memory_order_relaxed);
+    crash_on_request(event);
+    if (r->has_key && t->condition->counts_keys) {
+        mark_dirty(s, t);
+        if (is_repeat(t, event))
+            return;
+    }
+    unsigned outcome = t->condition->evaluate(t->state, event);
+    if (outcome & CONDITION_CHANGED)
+        mark_dirty(s, t);
+    if (outcome & CONDITION_HOLDS)
+        fire(s, t, r, event);
+    arena_add(&s->stats->evaluated, 1);
+}
+
+static void process(struct shard *s, struct record_event *r)
+{
+    struct route_list *lists = record_lists(r);
+    bool matched = false;
+    s->event_number++;
+    atomic_store_explicit(&s->life->event_source, r->source, memory_order_relaxed);
+    atomic_store_explicit(&s->life->event_position[0], r->position[0], memory_order_relaxed);
+    atomic_store_explicit(&s->life->event_position[1], r->position[1], memory_order_relaxed);
+    atomic_store_explicit(&s->life->event_set, 1, memory_order_relaxed);
+    cloudevent_unpack(record_packed(r), &s->event);
+    for (unsigned i = 0; i < r->n_lists; i++)
+        for (size_t j = 0; j < lists[i].n; j++) {
+            struct trigger *t = lists[i].triggers[j];
+            if (t->last_event == s->event_number || atomic_load_explicit(&t->gone, memory_order_relaxed))
+                continue;
+            t->last_event = s->event_number;
+            matched = true;
+            activate(s, t, r, &s->event);
+        }
+    if (!matched && r->only)
+        dead_letter(s, r, &s->event, "no_trigger", "the trigger was transient and has fired", NULL);
+    atomic_store_explicit(&s->life->event_set, 0, memory_order_relaxed);
+    arena_add(&s->stats->events, 1);
+}
+
+/* --- the cut --- */
+
+static void write_fired(struct shard *s, struct trigger *t, struct changes *out)
+{
+    char name[256];
+    char number[24];
+    int n = snprintf(name, sizeof name, "fired:%s", t->identity);
+    int m = snprintf(number, sizeof number, "%llu", (unsigned long long)t->firings);
+    (void)s;
+    if (n >= (int)sizeof name)
+        n = (int)sizeof name - 1;
+    changes_put(out, STORAGE_CHECKPOINT, name, (size_t)n, number, (size_t)m);
+}
+
+static void delete_fired(struct trigger *t, struct changes *out)
+{
+    char name[256];
+    int n = snprintf(name, sizeof name, "fired:%s", t->identity);
+    changes_delete(out, STORAGE_CHECKPOINT, name, (size_t)(n < (int)sizeof name ? n : (int)sizeof name - 1));
+}
+
+static void write_trigger(struct shard *s, struct trigger *t, const char *timestamp, struct shard_cut *cut)
+{
+    struct changes *out = &cut->changes;
+    if (atomic_load_explicit(&t->gone, memory_order_relaxed)) {
+        changes_begin(out, STORAGE_TRIGGERS, STORAGE_DELETE_IF, t->id, t->id_len, t->uuid, t->uuid_len);
+        changes_end(out);
+        if (t->firings > 1)
+            delete_fired(t, out);
+        keys_delete(t->keys, t->identity, t->identity_len, out);
+        return;
+    }
+    if (t->condition->state_size) {
+        struct buffer *b =
+            changes_begin(out, STORAGE_TRIGGERS, STORAGE_PUT_IF, t->id, t->id_len, t->uuid, t->uuid_len);
+        trigger_write(t, timestamp, b);
+        changes_end(out);
+        cut->documents++;
+    }
+    keys_write(t->keys, t->identity, t->identity_len, s->epoch, out);
+    if (t->fired)
+        write_fired(s, t, out);
+}
+
+static void cut(struct shard *s)
+{
+    char timestamp[CLOCK_ISO_MAX];
+    struct shard_cut *cut = current(s);
+    clock_iso(clock_unix_ns(), timestamp);
+    for (size_t i = 0; i < s->n_dirty; i++) {
+        struct trigger *t = s->dirty[i];
+        write_trigger(s, t, timestamp, cut);
+        t->dirty = t->fired = false;
+    }
+    s->n_dirty = 0;
+    s->n_intents = 0;
+    s->blocked = 0;
+    s->epoch++;
+    struct shard_cut *next = current(s); /* its epoch has committed: it is ours again */
+    changes_reset(&next->changes);
+    next->intents = NULL;
+    next->intents_end = &next->intents;
+    next->documents = next->fired = 0;
+    next->finished = 0;
+    next->gone = false;
+    crash_point("shard_cut");
+    checkpoint_cut_done(s->worker->checkpoint);
+}
+
+struct shard_cut *shard_cut(struct shard *shard, uint64_t epoch)
+{
+    return &shard->cuts[epoch & 1];
+}
+
+/* --- the thread --- */
+
+static bool take(struct shard *s, unsigned ring)
+{
+    struct ring_consumer *c = &s->rings[ring];
+    uint32_t size;
+    uint32_t kind;
+    void *record;
+    unsigned n = 0;
+    bool at_cut = false;
+    while (n < BATCH && (record = ring_peek(c, &size, &kind))) {
+        n++;
+        if (kind == RECORD_BARRIER) {
+            struct record_barrier barrier = *(struct record_barrier *)record;
+            ring_next(c);
+            s->blocked |= 1u << ring;
+            at_cut = (s->blocked & barrier.sources) == barrier.sources;
+            break;
+        }
+        if (kind == RECORD_LARGE) {
+            struct record_event *large = *(struct record_event **)record;
+            process(s, large);
+            free(large);
+        } else {
+            process(s, record);
+        }
+        ring_next(c);
+    }
+    if (!n)
+        return false;
+    arena_beat(s->life, clock_coarse_ns());
+    if (ring_release(c))
+        doorbell_ring(&s->worker->space[ring]);
+    if (at_cut)
+        cut(s);
+    return true;
+}
+
+static bool any_ready(struct shard *s, uint32_t n_rings)
+{
+    for (uint32_t i = 0; i < n_rings; i++)
+        if (!(s->blocked >> i & 1) && (!(s->attached >> i & 1) || ring_ready(&s->rings[i])))
+            return true;
+    return atomic_load(&s->stopping) || atomic_load(&s->worker->n_rings) != n_rings;
+}
+
+static void attach(struct shard *s, uint32_t n_rings)
+{
+    for (uint32_t i = 0; i < n_rings; i++)
+        if (!(s->attached >> i & 1)) {
+            ring_attach_consumer(&s->rings[i], arena_ring(s->worker->arena, i, s->index));
+            s->attached |= 1u << i;
+        }
+}
+
+static void *shard_main(void *data)
+{
+    struct shard *s = data;
+    worker_thread_enter(s->worker, ARENA_THREAD_SHARD + s->index, "shard");
+    atomic_store_explicit(&s->life->busy, 1, memory_order_relaxed);
+    while (!atomic_load_explicit(&s->stopping, memory_order_relaxed)) {
+        uint32_t n_rings = atomic_load(&s->worker->n_rings);
+        bool worked = false;
+        attach(s, n_rings);
+        for (uint32_t i = 0; i < n_rings; i++)
+            if (!(s->blocked >> i & 1))
+                worked |= take(s, i);
+        if (worked)
+            continue;
+        doorbell_arm(&s->bell);
+        if (any_ready(s, n_rings)) {
+            doorbell_disarm(&s->bell);
+            continue;
+        }
+        atomic_store_explicit(&s->life->busy, 0, memory_order_relaxed);
+        doorbell_wait(&s->bell, IDLE_TIMEOUT);
+        arena_beat(s->life, clock_coarse_ns());
+        atomic_store_explicit(&s->life->busy, 1, memory_order_relaxed);
+    }
+    atomic_store_explicit(&s->life->busy, 0, memory_order_relaxed);
+    return NULL;
+}
+
+void shard_wake(struct shard *shard)
+{
+    doorbell_ring(&shard->bell);
+}
+
+int shard_new(struct worker *worker, unsigned index, struct shard **ret_shard, struct error *err)
+{
+    struct shard *s = calloc(1, sizeof *s);
+    if (!s)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    s->worker = worker;
+    s->index = index;
+    s->stats = &worker->arena->shard[index];
+    s->life = &worker->arena->thread[ARENA_THREAD_SHARD + index];
+    s->cuts[0].intents_end = &s->cuts[0].intents;
+    s->cuts[1].intents_end = &s->cuts[1].intents;
+    *ret_shard = s;
+    return 0;
+}
+
+int shard_start(struct shard *shard, uint64_t first_epoch, struct error *err)
+{
+    shard->epoch = first_epoch;
+    if (worker_thread_start(&shard->thread, shard_main, shard, err) < 0)
+        return -1;
+    shard->started = true;
+    return 0;
+}
+
+void shard_stop(struct shard *shard)
+{
+    if (!shard->started)
+        return;
+    atomic_store(&shard->stopping, true);
+    shard_wake(shard);
+    pthread_join(shard->thread, NULL);
+    shard->started = false;
+}
+
+void shard_free(struct shard *shard)
+{
+    if (!shard)
+        return;
+    shard_stop(shard);
+    for (int i = 0; i < 2; i++) {
+        changes_done(&shard->cuts[i].changes);
+        intent_free_list(shard->cuts[i].intents);
+    }
+    buffer_done(&shard->scratch);
+    free(shard->dirty);
+    free(shard);
+}

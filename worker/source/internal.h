@@ -1,0 +1,37 @@
+/* The internal source: events that the workflow emits into itself travel through it, so that they are
+ * ordered, counted and checkpointed like all others. Index 0 of the worker's sources.
+ *
+ * Its queue is a list in memory: emitters append, its thread writes entries to the rings in order, and an
+ * entry stays until a checkpoint has passed it. At the cut of epoch n, the pending events are those emitted
+ * up to the cut (each entry is tagged with its shard's epoch) less those written before the barrier; only
+ * those are stored. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct changes;
+struct cloudevent;
+struct error;
+struct internal;
+struct source;
+struct worker;
+
+/* Makes the source (index 0) and its queue. Thread: checkpoint, before the shards. */
+int internal_new(struct worker *worker, struct source **ret_source, struct error *err);
+
+/* Appends an event (copied), to be committed with `epoch`. Never waits. Thread: any shard. Errors:
+ * ERROR_MEMORY. */
+int internal_emit(struct internal *internal, const struct cloudevent *event, uint64_t epoch,
+                  struct error *err);
+
+/* Puts a stored pending event back. Thread: checkpoint, before the source starts; in the order of the
+ * numbers. */
+int internal_restore(struct internal *internal, uint64_t number, const char *json, size_t len,
+                     struct error *err);
+
+/* Adds what the cut of `epoch` has to change in storage. Thread: checkpoint, after all shards have cut. */
+void internal_collect(struct internal *internal, uint64_t epoch, struct changes *out);
+
+/* Events not yet written and committed. Thread: any. */
+uint64_t internal_pending(const struct internal *internal);

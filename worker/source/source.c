@@ -1,0 +1,435 @@
+#include "worker/source/source.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/cloudevent.h"
+#include "common/config.h"
+#include "common/error.h"
+#include "common/json.h"
+#include "common/log.h"
+#include "worker/checkpoint.h"
+#include "worker/crash.h"
+#include "worker/deadletter.h"
+#include "worker/emission.h"
+#include "worker/record.h"
+#include "worker/report.h"
+#include "worker/router.h"
+#include "worker/shard.h"
+#include "worker/worker.h"
+
+extern const struct source_type source_internal;
+
+#define PUBLISH_EVERY 64            /* records */
+#define WAIT_TIMEOUT (30 * CLOCK_S) /* a net under every sleep */
+
+/* Checks {"name","class","parameters"} and finds the class. */
+static int read_document(struct source *s, struct json_value *ret_parameters, struct error *err)
+{
+    struct json_value root;
+    struct json_value value;
+    if (json_scan(s->document, s->document_len, &root, err) < 0)
+        return -1;
+    if (root.type != JSON_OBJECT)
+        return error_set(err, ERROR_INVALID, "is %s, not an object", json_type_name(root.type));
+    if (!json_member(&root, "class", &value) || value.type != JSON_STRING)
+        return error_set(err, ERROR_INVALID, "member class is missing or not a string");
+    s->type = source_find(value.text, value.len);
+    if (!s->type || (s->type == &source_internal && s->index))
+        return error_set(err, ERROR_INVALID, "unknown class %.*s", (int)value.len, value.text);
+    if (!json_member(&root, "parameters", ret_parameters) || ret_parameters->type != JSON_OBJECT)
+        return error_set(err, ERROR_INVALID, "member parameters is missing or not an object");
+    if (json_member(ret_parameters, "consume", &value)) {
+        if (value.type != JSON_TRUE && value.type != JSON_FALSE)
+            return error_set(err, ERROR_INVALID, "parameter consume is neither true nor false");
+        s->consume = value.type == JSON_TRUE;
+    }
+    if (json_member(ret_parameters, "on_recreated", &value)) {
+        if (value.type != JSON_STRING ||
+            (!json_equals(&value, "start", 5) && !json_equals(&value, "stop", 4)))
+            return error_set(err, ERROR_INVALID, "parameter on_recreated is neither start nor stop");
+        s->on_recreated_stop = json_equals(&value, "stop", 4);
+    }
+    return 0;
+}
+
+int source_new(struct worker *worker, unsigned index, const char *name, size_t name_len, const char *document,
+               size_t document_len, struct source **ret_source, struct error *err)
+{
+    struct source *s = calloc(1, sizeof *s);
+    if (!s)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    pthread_mutex_init(&s->emit, NULL);
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    s->worker = worker;
+    s->index = index;
+    s->consume = true;
+    s->name = strndup(name, name_len);
+    s->name_hash = arena_name_hash(name, name_len);
+    s->document = malloc(document_len + 1);
+    s->stats = &worker->arena->source[index];
+    s->life = &worker->arena->thread[ARENA_THREAD_SOURCE + index];
+    s->poisoned = worker->arena->n_poison > 0;
+    if (!s->name || !s->document || s->wake_fd < 0) {
+        source_free(s);
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    }
+    memcpy(s->document, document, document_len);
+    s->document_len = document_len;
+    for (unsigned i = 0; i < worker->n_shards; i++)
+        ring_attach_producer(&s->rings[i], arena_ring(worker->arena, index, i));
+    struct json_value parameters;
+    if (read_document(s, &parameters, err) < 0 || s->type->init(s, &parameters, err) < 0) {
+        source_free(s);
+        return -1;
+    }
+    memset(s->stats, 0, sizeof *s->stats);
+    size_t shown = name_len < ARENA_NAME_MAX ? name_len : ARENA_NAME_MAX - 1;
+    memcpy(s->stats->name, name, shown);
+    s->stats->name[shown] = '\0';
+    atomic_store_explicit(&s->stats->used, 1, memory_order_release);
+    *ret_source = s;
+    return 0;
+}
+
+static void *source_main(void *data)
+{
+    struct source *s = data;
+    worker_thread_enter(s->worker, ARENA_THREAD_SOURCE + s->index, "source");
+    s->type->run(s);
+    atomic_store_explicit(&s->life->busy, 0, memory_order_relaxed);
+    source_set_state(s, ARENA_SOURCE_STOPPED, NULL);
+    atomic_store(&s->ended, true);
+    return NULL;
+}
+
+int source_start(struct source *source, struct error *err)
+{
+    if (!source->consume) {
+        source_set_state(source, ARENA_SOURCE_PUBLISH_ONLY, NULL);
+        return 0;
+    }
+    source_set_state(source, ARENA_SOURCE_STARTING, NULL);
+    if (worker_thread_start(&source->thread, source_main, source, err) < 0)
+        return -1;
+    source->started = true;
+    return 0;
+}
+
+void source_stop(struct source *source)
+{
+    atomic_store(&source->stopping, true);
+    source_wake(source);
+    doorbell_ring(&source->worker->space[source->index]);
+    checkpoint_interrupt(source->worker->checkpoint);
+}
+
+void source_join(struct source *source)
+{
+    if (source->started)
+        pthread_join(source->thread, NULL);
+    source->started = false;
+}
+
+void source_free(struct source *source)
+{
+    if (!source)
+        return;
+    if (source->type)
+        source->type->done(source);
+    changes_done(&source->changes[0]);
+    changes_done(&source->changes[1]);
+    buffer_done(&source->stored_position);
+    if (source->wake_fd >= 0)
+        close(source->wake_fd);
+    pthread_mutex_destroy(&source->emit);
+    free(source->document);
+    free(source->name);
+    free(source);
+}
+
+void source_wake(struct source *source)
+{
+    uint64_t one = 1;
+    if (write(source->wake_fd, &one, sizeof one) < 0 && errno != EAGAIN)
+        log_warn("source_wake", LOG_STR("source", source->name), LOG_STR("error", strerror(errno)));
+}
+
+bool source_stopping(const struct source *source)
+{
+    return atomic_load_explicit(&source->stopping, memory_order_relaxed);
+}
+
+/* --- batches --- */
+
+/* Makes the records of all touched rings visible, and wakes their shards (at most once a batch, unless
+ * urgent). */
+static void publish(struct source *s)
+{
+    for (uint32_t left = s->touched; left; left &= left - 1)
+        ring_publish(&s->rings[__builtin_ctz(left)]);
+    s->woken_later |= s->touched;
+    s->touched = 0;
+    s->unpublished = 0;
+}
+
+static void wake_shards(struct source *s)
+{
+    for (uint32_t left = s->woken_later; left; left &= left - 1)
+        shard_wake(s->worker->shards[__builtin_ctz(left)]);
+    s->woken_later = 0;
+}
+
+void source_begin_batch(struct source *source)
+{
+    pthread_mutex_lock(&source->emit);
+    source->router = atomic_load_explicit(&source->worker->router, memory_order_acquire);
+    atomic_store_explicit(&source->life->busy, 1, memory_order_relaxed);
+    arena_beat(source->life, clock_coarse_ns());
+}
+
+void source_end_batch(struct source *source)
+{
+    publish(source);
+    wake_shards(source);
+    atomic_store(&source->changed, true); /* seq_cst: see checkpoint_changed() */
+    pthread_mutex_unlock(&source->emit);
+    checkpoint_changed(source->worker->checkpoint);
+}
+
+void source_barrier(struct source *source, uint64_t epoch, uint32_t sources)
+{
+    atomic_store_explicit(&source->changed, false, memory_order_relaxed);
+    source->filling ^= 1;
+    source->filling_epoch = epoch + 1;
+    changes_reset(&source->changes[source->filling]);
+    source->barrier_position[0] = source->last_position[0];
+    source->barrier_position[1] = source->last_position[1];
+    source->barrier_read = arena_get(&source->stats->read);
+    for (unsigned i = 0; i < source->worker->n_shards; i++) {
+        struct record_barrier *b = ring_reserve(&source->rings[i], sizeof *b, RECORD_BARRIER, true);
+        if (!b)
+            abort(); /* the reserve is larger than a barrier, and only one is under way */
+        *b = (struct record_barrier){.epoch = epoch, .sources = sources};
+        ring_publish(&source->rings[i]);
+        shard_wake(source->worker->shards[i]);
+    }
+}
+
+/* Waits for room in a ring. The shard that owns it never waits for this source, so it comes. */
+static void wait_space(struct source *s, unsigned shard, uint64_t bytes)
+{
+    struct doorbell *space = &s->worker->space[s->index];
+    publish(s);
+    wake_shards(s);
+    while (ring_free(&s->rings[shard]) < bytes) {
+        doorbell_arm(space);
+        if (ring_free(&s->rings[shard]) >= bytes) {
+            doorbell_disarm(space);
+            return;
+        }
+        doorbell_wait(space, CLOCK_S);
+        arena_beat(s->life, clock_coarse_ns());
+    }
+}
+
+static struct record_event *reserve(struct source *s, unsigned shard, size_t size,
+                                    struct record_event **large)
+{
+    *large = NULL;
+    uint32_t kind = RECORD_EVENT;
+    uint32_t bytes = (uint32_t)size;
+    if (size > RING_MAX_RECORD) {
+        kind = RECORD_LARGE;
+        bytes = sizeof(struct record_event *);
+        while (!(*large = malloc(size))) /* the event waits rather than be lost */
+            nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+    void *space;
+    while (!(space = ring_reserve(&s->rings[shard], bytes, kind, false)))
+        wait_space(s, shard, ARENA_RING_BYTES / 2);
+    s->touched |= 1u << shard;
+    if (!*large)
+        return space;
+    *(struct record_event **)space = *large;
+    return *large;
+}
+
+static void push(struct source *s, unsigned shard, const struct route *const *routes, unsigned n_routes,
+                 const struct record_event *head, const struct cloudevent *event, size_t packed_size)
+{
+    struct route_list lists[ROUTE_MAX_LISTS];
+    struct record_event *large;
+    uint8_t n = 0;
+    for (unsigned i = 0; i < n_routes; i++)
+        if (routes[i]->lists[shard].n)
+            lists[n++] = routes[i]->lists[shard];
+    struct record_event *r = reserve(s, shard, sizeof *r + n * sizeof lists[0] + packed_size, &large);
+    *r = *head;
+    r->n_lists = n;
+    memcpy(record_lists(r), lists, n * sizeof lists[0]);
+    cloudevent_pack(event, record_packed(r));
+    if (++s->unpublished >= PUBLISH_EVERY)
+        publish(s);
+}
+
+/* Puts the event into the ring of every shard that has a trigger for it. Returns how many shards that were.
+ */
+static unsigned route_event(struct source *s, const struct cloudevent *event, const uint64_t position[2],
+                            bool has_key)
+{
+    const struct route *routes[ROUTE_MAX_LISTS];
+    unsigned n_routes = router_match(s->router, event, routes);
+    uint32_t shards = 0;
+    for (unsigned i = 0; i < n_routes; i++)
+        for (unsigned j = 0; j < s->worker->n_shards; j++)
+            shards |= routes[i]->lists[j].n ? 1u << j : 0;
+    if (!shards)
+        return 0;
+    unsigned n = (unsigned)__builtin_popcount(shards);
+    struct record_event head = {.position = {position[0], position[1]},
+                                .source = s->name_hash,
+                                .source_index = s->index,
+                                .only = n == 1,
+                                .has_key = has_key};
+    size_t packed = cloudevent_packed_size(event);
+    for (uint32_t left = shards; left; left &= left - 1)
+        push(s, (unsigned)__builtin_ctz(left), routes, n_routes, &head, event, packed);
+    return n;
+}
+
+/* Whether this event has killed the worker too often. The table does not change while the worker runs. */
+static bool is_poison(const struct source *s, const uint64_t position[2])
+{
+    const struct arena *arena = s->worker->arena;
+    for (uint32_t i = 0; i < arena->n_poison && i < ARENA_MAX_POISON; i++) {
+        const struct arena_poison *p = &arena->poison[i];
+        if (p->event.source == s->name_hash && p->event.position[0] == position[0] &&
+            p->event.position[1] == position[1] && p->deaths >= ARENA_POISON_DEATHS)
+            return true;
+    }
+    return false;
+}
+
+static void count_read(struct source *s, const uint64_t position[2])
+{
+    s->last_position[0] = position[0];
+    s->last_position[1] = position[1];
+    arena_add(&s->stats->read, 1);
+}
+
+static void dead_letter(struct source *s, const char *reason, const char *detail, const uint64_t position[2],
+                        const struct cloudevent *event, const char *body, size_t body_len)
+{
+    char text[48];
+    snprintf(text, sizeof text, "%llu-%llu", (unsigned long long)position[0],
+             (unsigned long long)position[1]);
+    struct dead_letter letter = {.reason = reason,
+                                 .detail = detail,
+                                 .source = s->name,
+                                 .position = text,
+                                 .event = event,
+                                 .body = body,
+                                 .body_len = body_len};
+    dead_letter_add(&letter, &s->changes[s->filling]);
+    arena_add(&s->stats->dead_letters, 1);
+}
+
+int source_deliver(struct source *source, const struct cloudevent *event, const uint64_t position[2],
+                   bool has_key)
+{
+    if (source->poisoned && is_poison(source, position)) {
+        dead_letter(source, "crashed_worker", "the worker died three times while it had this event in hand",
+                    position, event, NULL, 0);
+        count_read(source, position);
+        return 0;
+    }
+    if (emissions_any(source->worker->emissions) &&
+        emissions_see(source->worker->emissions, source, event->attribute[CE_ID].text,
+                      event->attribute[CE_ID].len) == EMISSION_REPEAT) {
+        arena_add(&source->stats->duplicates, 1);
+        count_read(source, position);
+        return 0;
+    }
+    if (route_event(source, event, position, has_key)) {
+        count_read(source, position);
+        return 0;
+    }
+    source_end_batch(source);
+    int r = checkpoint_reload_wait(source->worker->checkpoint, source);
+    source_begin_batch(source);
+    if (r)
+        return SOURCE_STOPPED;
+    if (!route_event(source, event, position, has_key))
+        dead_letter(source, "no_trigger", "no trigger has this type and subject", position, event, NULL, 0);
+    count_read(source, position);
+    return 0;
+}
+
+void source_reject(struct source *source, const char *reason, const char *detail, const uint64_t position[2],
+                   const char *body, size_t body_len)
+{
+    dead_letter(source, reason, detail, position, NULL, body, body_len);
+    count_read(source, position);
+}
+
+/* --- waiting --- */
+
+bool source_poll(struct source *source, int fd, short events, uint64_t timeout_ns)
+{
+    struct pollfd fds[2] = {{.fd = source->wake_fd, .events = POLLIN}, {.fd = fd, .events = events}};
+    struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / CLOCK_S),
+                               .tv_nsec = (long)(timeout_ns % CLOCK_S)};
+    atomic_store_explicit(&source->life->busy, 0, memory_order_relaxed);
+    int n = ppoll(fds, 2, timeout_ns == UINT64_MAX ? NULL : &timeout, NULL);
+    arena_beat(source->life, clock_coarse_ns());
+    atomic_store_explicit(&source->life->busy, 1, memory_order_relaxed);
+    if (n > 0 && fds[0].revents) {
+        uint64_t count;
+        if (read(source->wake_fd, &count, sizeof count) < 0 && errno != EAGAIN)
+            log_warn("source_wake", LOG_STR("source", source->name), LOG_STR("error", strerror(errno)));
+    }
+    return n > 0 && fds[1].revents;
+}
+
+bool source_has_room(struct source *source)
+{
+    struct worker *w = source->worker;
+    return !atomic_load(&w->arena->worker.dead_letters_full) &&
+           worker_in_flight(w) < (uint64_t)w->config->sink_max_size;
+}
+
+int source_wait_room(struct source *source)
+{
+    struct worker *w = source->worker;
+    bool shown = false;
+    while (!source_stopping(source) && !source_has_room(source)) {
+        atomic_store(&w->paused, true); /* whoever makes room looks at it afterwards */
+        if (source_has_room(source))
+            break;
+        bool full = atomic_load(&w->arena->worker.dead_letters_full);
+        if (!shown)
+            source_set_state(source, ARENA_SOURCE_PAUSED, full ? "the dead letters are full" : NULL);
+        shown = true;
+        source_poll(source, -1, 0, WAIT_TIMEOUT);
+    }
+    if (source_stopping(source))
+        return SOURCE_STOPPED;
+    if (shown)
+        source_set_state(source, ARENA_SOURCE_READING, NULL);
+    return 0;
+}
+
+void source_set_state(struct source *source, enum arena_source_state state, const char *error)
+{
+    atomic_store_explicit(&source->stats->state, (uint32_t)state, memory_order_relaxed);
+    report_source(source->worker->report, source->index, source->name, source->type->class_name, state,
+                  error);
+}

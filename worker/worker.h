@@ -1,0 +1,93 @@
+/* One worker: the parts of its pipeline and what they share.
+ *
+ * Made by main (worker_new), filled by the checkpoint thread while it recovers, then: `sources` and their
+ * number change only on the checkpoint thread; `router` is replaced by it. The other members are fixed or
+ * atomic. */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/arena.h"
+#include "common/ring.h"
+#include "common/storage/storage.h"
+
+struct checkpoint;
+struct emissions;
+struct config;
+struct error;
+struct executor;
+struct internal;
+struct loop;
+struct report;
+struct router;
+struct shard;
+struct source;
+
+struct worker {
+    const struct config *config;
+    const char *workspace;
+    char creation[64];               /* after recovery */
+    char writer[STORAGE_WRITER_MAX]; /* random: this life of the worker */
+    struct arena *arena;
+    struct loop *loop; /* main thread; others only wake it */
+    struct report *report;
+    unsigned n_shards;
+    struct shard *shards[ARENA_MAX_SHARDS];
+    struct source *sources[ARENA_MAX_SOURCES]; /* [0]: the internal source. Thread: checkpoint */
+    _Atomic uint32_t n_rings;                  /* shards look at the rings of sources below this index */
+    struct doorbell space[ARENA_MAX_SOURCES];  /* per source: rung when one of its rings has room again */
+    _Atomic(struct router *) router;
+    struct internal *internal;
+    struct checkpoint *checkpoint;
+    struct executor *executor;
+    struct emissions *emissions;
+    _Atomic uint64_t committed; /* events of all sources but the internal one, in committed checkpoints */
+    _Atomic bool paused;        /* some source waits for in-flight events to be committed */
+
+    /* Main thread. */
+    int status_fd;
+    int signal_fd;
+    unsigned generation;
+    uint64_t status_sent_ns;
+    int watched_fd;
+    unsigned watch_seen;
+    pthread_mutex_t lock;
+    char **messages; /* waiting to be sent. Requires: lock */
+    size_t n_messages;
+    int watch_fd;              /* Requires: lock */
+    unsigned watch_generation; /* Requires: lock */
+};
+
+/* How a worker is run. */
+struct worker_options {
+    const struct config *config; /* borrowed */
+    const char *workspace;
+    int arena_fd;  /* -1: an arena of its own */
+    int status_fd; /* socket to the supervisor; -1: none */
+    unsigned generation;
+};
+
+/* Runs a worker to its end, on the calling thread as its main thread. Returns the exit status (common/ipc.h).
+ */
+int worker_run(const struct worker_options *options);
+
+/* Messages to the supervisor (common/ipc.h), sent by the main thread. Thread: any. */
+void worker_ready(struct worker *worker);
+void worker_finished(struct worker *worker, const char *trigger);
+void worker_failed(struct worker *worker, const char *reason, const char *error);
+/* The main thread is to watch this descriptor for changes in storage; -1: none any more. Thread: checkpoint.
+ */
+void worker_watch(struct worker *worker, int fd);
+
+/* Events read or emitted and not yet committed. Thread: any. */
+uint64_t worker_in_flight(const struct worker *worker);
+
+/* The arena slot of the calling thread, for heartbeats and for the fault handler; NULL outside the worker's
+ * threads. */
+void worker_thread_enter(struct worker *worker, unsigned slot, const char *name);
+
+/* Starts a thread with all signals but the faults blocked. Errors: ERROR_SYSTEM. */
+int worker_thread_start(unsigned long *ret_thread, void *(*run)(void *), void *data, struct error *err);
