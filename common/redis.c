@@ -623,6 +623,23 @@ int redis_flush(struct redis *redis, struct error *err)
     return 0;
 }
 
+int redis_read_ahead(struct redis *redis, const char **ret_text, size_t *ret_len, struct error *err)
+{
+    if (redis->broken)
+        return error_set(err, ERROR_UNAVAILABLE, "%s: the connection is broken", redis->peer);
+    assert(redis->reader->ridx < 0 && "a reply is half read");
+    ssize_t n = read_input(redis, err);
+    if (n < 0)
+        return -1;
+    if (n > 0 && redisReaderFeed(redis->reader, redis->input, (size_t)n) != REDIS_OK)
+        return fail(redis, err, ERROR_MEMORY, "out of memory for a reply");
+    if (n > 0)
+        redis->starved = false;
+    *ret_text = redis->reader->buf + redis->reader->pos;
+    *ret_len = redis->reader->len - redis->reader->pos;
+    return n == 0;
+}
+
 int redis_receive(struct redis *redis, void **ret_reply, struct error *err)
 {
     if (redis->broken)

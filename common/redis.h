@@ -52,6 +52,11 @@ int redis_flush(struct redis *redis, struct error *err);
  * the connection is lost or the reply is not RESP: then it must be freed. An error reply is a reply. Call until it
  * returns 1 before polling: replies that are buffered already make no descriptor readable. */
 int redis_receive(struct redis *redis, void **ret_reply, struct error *err);
+/* Reads what is there, at most once, without parsing it, so that a caller who knows what a reply looks like can see its
+ * end before it is parsed. *ret_text: the bytes that wait, from the beginning of the next reply; valid until the next
+ * call. Only while no reply is half parsed by redis_receive. Returns 0 when something was read, 1 when nothing is there
+ * (poll), -1 when the connection is lost. */
+int redis_read_ahead(struct redis *redis, const char **ret_text, size_t *ret_len, struct error *err);
 /* Poll events to wait for now: POLLIN, and POLLOUT while output waits (or TLS wants it). */
 short redis_events(const struct redis *redis);
 

@@ -174,10 +174,12 @@ static void print_safely(const char *text)
 
 static void print_row(struct json_object *w)
 {
-    char rate[16], lag[16], flight[16], fired[16], dead[16], memory[16], age[24] = "-", pid[16] = "-";
+    char rate[16], lag[16], flight[16], fired[16], dead[16], memory[16] = "-", age[24] = "-", pid[16] = "-";
     struct json_object *checkpoint = member(w, "last_checkpoint");
     struct json_object *bytes = member(w, "memory");
     uint64_t size = number(bytes, "pss") ? number(bytes, "pss") : number(bytes, "rss");
+    if (size)
+        snprintf(memory, sizeof memory, "%.1fM", (double)size / 1048576);
     if (checkpoint)
         snprintf(age, sizeof age, "%.1fs", json_object_get_double(member(checkpoint, "age")));
     if (number(w, "pid"))
@@ -187,7 +189,7 @@ static void print_row(struct json_object *w)
            short_number((double)number(w, "lag"), lag), short_number((double)number(w, "in_flight"), flight),
            short_number((double)number(w, "fired"), fired),
            short_number((double)number(w, "dead_letters"), dead), age,
-           (unsigned long long)number(w, "restarts"), size ? short_number((double)size, memory) : "-");
+           (unsigned long long)number(w, "restarts"), memory);
     struct json_object *problems = member(w, "problems");
     size_t n = json_object_is_type(problems, json_type_array) ? json_object_array_length(problems) : 0;
     for (size_t i = 0; i < n; i++) {

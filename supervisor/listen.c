@@ -1,9 +1,11 @@
 /* The listening sockets of http.h. */
 #include "supervisor/http.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,13 +19,11 @@
 
 static unsigned bound_port(int fd)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_in6 address = {0}; /* the port stands at the same place as in sockaddr_in */
+    static_assert(offsetof(struct sockaddr_in6, sin6_port) == offsetof(struct sockaddr_in, sin_port),
+                  "one reads both");
     socklen_t len = sizeof address;
-    if (getsockname(fd, (struct sockaddr *)&address, &len) < 0)
-        return 0;
-    if (address.ss_family == AF_INET6)
-        return ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
-    return ntohs(((struct sockaddr_in *)&address)->sin_port);
+    return getsockname(fd, (struct sockaddr *)&address, &len) < 0 ? 0 : ntohs(address.sin6_port);
 }
 
 int http_listen_tcp(const char *address, int64_t port, int *ret_fd, unsigned *ret_port, struct error *err)

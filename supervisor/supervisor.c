@@ -41,6 +41,7 @@ struct supervisor {
     struct process_table *processes;
     struct workflow_table workflows;
     struct api_controller api;
+    struct notify notify;
     struct http_server *tcp;
     struct http_server *local;
     struct lookup_job list; /* of the stored workspaces, at the start */
@@ -120,7 +121,7 @@ static void on_forkserver_ready(void *data)
     s->serving = true;
     log_info("supervisor_ready", LOG_INT("pid", getpid()), LOG_STR("address", s->config.controller_address),
              LOG_UINT("port", s->api.port), LOG_STR("run_directory", s->config.run_directory));
-    notify_send("READY=1");
+    notify_send(&s->notify, "READY=1");
     list_workspaces(s);
     if (s->options->ready)
         s->options->ready(s->options->data);
@@ -149,7 +150,7 @@ static void begin_stop(struct supervisor *s)
     s->stopping = true;
     s->workflows.closing = true;
     log_info("supervisor_stopping", LOG_UINT("workers", s->workflows.n_active));
-    notify_send("STOPPING=1");
+    notify_send(&s->notify, "STOPPING=1");
     if (s->tcp)
         http_server_quiesce(s->tcp);
     TAILQ_FOREACH(w, &s->workflows.all, link)
@@ -204,11 +205,11 @@ static void reload(struct supervisor *s)
     struct workflow *w;
     if (s->stopping)
         return;
-    notify_reloading();
+    notify_reloading(&s->notify);
     if (load_again(s, &err) < 0) {
         log_error("config_reload", LOG_STR("error", err.message),
                   LOG_STR("then", "the old one stays in force"));
-        notify_send("READY=1");
+        notify_send(&s->notify, "READY=1");
         return;
     }
     log_setup((enum log_level)s->config.log_level, s->config.log_format == CONFIG_LOG_JSON, "supervisor",
@@ -218,7 +219,7 @@ static void reload(struct supervisor *s)
     TAILQ_FOREACH(w, &s->workflows.all, link)
     workflow_reload(w);
     log_info("config_reload");
-    notify_send("READY=1");
+    notify_send(&s->notify, "READY=1");
 }
 
 static void on_signal(void *data, uint32_t events)
@@ -268,7 +269,7 @@ static void on_tick(void *data)
     workflow_tick(&s->workflows, now);
     process_tick(s->processes, now);
     process_reap(s->processes);
-    notify_watchdog();
+    notify_watchdog(&s->notify);
     if (loop_timer_set(s->loop, now + CLOCK_S, on_tick, s, &err) < 0)
         log_error("timer", LOG_STR("error", err.message));
 }
@@ -423,32 +424,52 @@ static int run(struct supervisor *s, struct error *err)
     return s->failed ? -1 : 0;
 }
 
+/* With the run directory prepared: 0 with the lock, or an exit code with the error. */
+static int lock(struct supervisor *s, struct error *err)
+{
+    pid_t holder = 0;
+    const char *directory = s->config.run_directory;
+    int result = rundir_prepare(directory, err);
+    if (result == 0)
+        result = rundir_lock(directory, &s->lock_fd, &holder, err);
+    if (result < 0)
+        return SUPERVISOR_ERROR;
+    if (result == 0)
+        return SUPERVISOR_OK;
+    error_set(err, ERROR_EXISTS, "a supervisor is already running in %s with pid %d", directory, (int)holder);
+    return SUPERVISOR_RUNNING;
+}
+
+static int locked_run(struct supervisor *s, struct error *err)
+{
+    if (s->options->locked)
+        s->options->locked(s->options->data);
+    notify_init(&s->notify);
+    s->failed = start(s, err) < 0 || run(s, err) < 0;
+    end(s);
+    if (!s->failed)
+        log_info("supervisor_exit");
+    close(s->lock_fd);
+    return s->failed ? SUPERVISOR_ERROR : SUPERVISOR_OK;
+}
+
 int supervisor_run(struct supervisor_options *options, struct error *err)
 {
-    struct supervisor s = {.options = options, .config = options->config, .lock_fd = -1, .signal_fd = -1};
-    int code = SUPERVISOR_ERROR;
-    pid_t holder = 0;
-    int locked = -1;
-    if (set_run_directory(&s.config, options->run_directory, err) == 0 &&
-        rundir_prepare(s.config.run_directory, err) == 0)
-        locked = rundir_lock(s.config.run_directory, &s.lock_fd, &holder, err);
-    if (locked == 1) {
-        error_set(err, ERROR_EXISTS, "a supervisor is already running in %s with pid %d",
-                  s.config.run_directory, (int)holder);
-        code = SUPERVISOR_RUNNING;
-    } else if (locked == 0) {
-        if (options->locked)
-            options->locked(options->data);
-        notify_init();
-        if (start(&s, err) == 0 && run(&s, err) == 0)
-            code = SUPERVISOR_OK;
-        else
-            s.failed = true;
-        end(&s);
-        if (code == SUPERVISOR_OK)
-            log_info("supervisor_exit");
-        close(s.lock_fd);
+    struct supervisor *s = calloc(1, sizeof *s);
+    if (!s) {
+        config_done(&options->config);
+        error_set(err, ERROR_MEMORY, "supervisor: out of memory");
+        return SUPERVISOR_ERROR;
     }
-    config_done(&s.config);
+    s->options = options;
+    s->config = options->config;
+    s->lock_fd = s->signal_fd = -1;
+    int code = SUPERVISOR_ERROR;
+    if (set_run_directory(&s->config, options->run_directory, err) == 0)
+        code = lock(s, err);
+    if (code == SUPERVISOR_OK)
+        code = locked_run(s, err);
+    config_done(&s->config);
+    free(s);
     return code;
 }

@@ -165,16 +165,23 @@ static void close_status(struct workflow *w)
     w->status_fd = -1;
 }
 
+/* Its word and the forkserver's, which brings the pid, may come in either order. */
+static void become_running(struct workflow *w)
+{
+    if (w->state != WORKFLOW_STARTING || !w->ready || w->process.state != PROCESS_ALIVE)
+        return;
+    w->history.healthy_since_ns = clock_now_ns();
+    log_info("worker_ready", LOG_STR("workspace", w->name), LOG_INT("pid", w->process.pid),
+             LOG_UINT("generation", w->generation));
+    set_state(w, WORKFLOW_RUNNING);
+}
+
 static void on_frame(struct workflow *w, const struct monitor_frame *frame)
 {
     switch (frame->kind) {
     case MONITOR_READY:
-        if (w->state != WORKFLOW_STARTING)
-            break;
-        w->history.healthy_since_ns = clock_now_ns();
-        log_info("worker_ready", LOG_STR("workspace", w->name), LOG_INT("pid", w->process.pid),
-                 LOG_UINT("generation", w->generation));
-        set_state(w, WORKFLOW_RUNNING);
+        w->ready = true;
+        become_running(w);
         break;
     case MONITOR_STATUS:
         buffer_reset(&w->status, 4096);
@@ -257,7 +264,7 @@ static bool tell(struct workflow *w, const char *message, size_t len)
 
 static void life_forget(struct workflow *w)
 {
-    w->stop_requested = w->finished = w->overdue = w->message_invalid = false;
+    w->ready = w->stop_requested = w->finished = w->overdue = w->message_invalid = false;
     w->stalled = -1;
     w->failed_reason[0] = w->failed_error[0] = '\0';
     w->events_per_second = 0;
@@ -362,6 +369,7 @@ void workflow_on_spawned(void *owner)
              LOG_UINT("generation", w->generation));
     if (w->state == WORKFLOW_STOPPING || w->status_fd < 0)
         set_timer(w, clock_now_ns() + (uint64_t)w->table->config->stop_timeout_ns, on_stop_timer);
+    become_running(w);
 }
 
 void workflow_on_spawn_failed(void *owner, const char *error)

@@ -88,6 +88,7 @@ struct workflow {
     uint32_t generation;
     uint64_t started_ns;
     uint64_t started_unix_ns;
+    bool ready;
     bool stop_requested;
     bool finished;
     bool overdue;         /* killed: did not stop in time */

@@ -618,9 +618,14 @@ static void test_large_commit(void **state)
         ops[i] = op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, keys[i], NULL, "");
     assert_int_equal(commit(storage, 3, ops, OPS), 0);
     assert_int_equal(COMMAND(&shared, "EXISTS w-triggers"), 0);
-    struct storage_commit bomb = {"w", "100.5", "me", 4, ops, STORAGE_OPS_MAX + 1};
+    struct storage_op *many = calloc(STORAGE_OPS_SAFE * 3, sizeof *many);
+    assert_non_null(many);
+    for (int i = 0; i < STORAGE_OPS_SAFE * 3; i++)
+        many[i] = op(STORAGE_OUTBOX, STORAGE_PUT, "k", "v", NULL);
+    struct storage_commit bomb = {"w", "100.5", "me", 4, many, STORAGE_OPS_SAFE * 3};
     assert_int_equal(storage->type->commit(storage, &bomb, &err), -1);
     assert_int_equal(err.code, ERROR_LIMIT);
+    free(many);
     free(ops);
     free(keys);
     free(uuids);

@@ -35,7 +35,8 @@
 
 #define SPACING_PER_COMMIT 4 /* an epoch opens at most once in this many durations of the last commit */
 #define RELOAD_SPACING (20 * CLOCK_MS)
-#define RELOAD_SPACING_FACTOR 10 /* and at most once in this many durations of the last reload */
+#define RELOAD_SPACING_FACTOR 3  /* and at most once in this many durations of the last reload */
+#define REFRESH_SPACING_FACTOR 50 /* likewise, when no change was told of */
 #define RETRY_FIRST (50 * CLOCK_MS)
 #define RETRY_LONGEST (5 * CLOCK_S)
 #define IDLE_TIMEOUT (30 * CLOCK_S)
@@ -74,13 +75,13 @@ struct checkpoint {
     uint64_t epoch; /* last committed */
     bool retire_pending;
     bool watching;
-    uint64_t opened_ns; /* the last epoch was opened */
-    uint64_t commit_ns; /* duration of the last commit, from its first barrier */
-    uint64_t reload_end_ns;
-    uint64_t reload_ns;
+    uint64_t opened_ns;  /* the last epoch was opened */
+    uint64_t commit_ns;  /* duration of the last commit, from its first barrier */
+    uint64_t refresh_ns; /* when to read the triggers again, although no change was told of */
     uint64_t reload_not_before_ns;
-    struct changes changes; /* of this thread: positions, internal events, completions */
-    struct buffer numbers;  /* keys of dead letters */
+    uint64_t reloaded_epoch; /* the last committed when triggers were read last */
+    struct changes changes;  /* of this thread: positions, internal events, completions */
+    struct buffer numbers;   /* keys of dead letters */
     struct buffer position[ARENA_MAX_SOURCES];
     struct intent *taken; /* completed intents in the epoch under way */
     struct storage_op *ops;
@@ -432,7 +433,7 @@ static int gather(struct checkpoint *c, uint64_t epoch, size_t *ret_n, struct er
 
 /* --- the epoch: commit --- */
 
-/* Until storage answers. 0 committed; 1 the worker must end (reported); 2 out of time. */
+/* Until storage answers. 0 committed; 1 the worker must end (reported). */
 static int commit(struct checkpoint *c, uint64_t epoch, size_t n_ops)
 {
     struct worker *w = c->worker;
@@ -451,6 +452,10 @@ static int commit(struct checkpoint *c, uint64_t epoch, size_t n_ops)
             report_storage(w->report, NULL);
             return 0;
         }
+        if (r < 0 && err.code == ERROR_LIMIT) { /* the successor takes it in smaller epochs */
+            give_up(c, "error", &err);
+            return 1;
+        }
         if (r == STORAGE_FENCED) {
             int exists = c->storage->type->workspace_exists(c->storage, w->workspace, NULL);
             give_up(c, exists == STORAGE_ABSENT ? "deleted" : "fenced", &err);
@@ -462,8 +467,11 @@ static int commit(struct checkpoint *c, uint64_t epoch, size_t n_ops)
         }
         report_storage(w->report, &err);
         arena_add(&c->stats->commit_failures, 1);
-        if (out_of_time(c))
-            return 2;
+        if (out_of_time(c)) {
+            error_prefix(&err, "stopped before the last checkpoint could be committed");
+            give_up(c, "error", &err);
+            return 1;
+        }
         back_off(c, failures);
     }
 }
@@ -647,6 +655,10 @@ static int reload(struct checkpoint *c)
     uint64_t spacing = (now - begun) * RELOAD_SPACING_FACTOR;
     c->reload_not_before_ns = now + (spacing > RELOAD_SPACING ? spacing : RELOAD_SPACING);
     arena_add(&c->stats->reloads, 1);
+    uint64_t refresh = (uint64_t)c->worker->config->trigger_refresh_ns;
+    spacing = (now - begun) * REFRESH_SPACING_FACTOR;
+    c->refresh_ns = now + (spacing > refresh ? spacing : refresh);
+    c->reloaded_epoch = c->epoch;
     pthread_mutex_lock(&c->lock);
     c->reloads_done = number;
     pthread_cond_broadcast(&c->reloaded);
@@ -666,6 +678,11 @@ static void watch(struct checkpoint *c)
     checkpoint_reload(c); /* what changed before the watch was set */
 }
 
+static bool may_have_missed(const struct checkpoint *c)
+{
+    return c->watching && c->epoch != c->reloaded_epoch && !atomic_load(&c->reload_wanted);
+}
+
 static void look_for_changes(struct checkpoint *c)
 {
     struct error err;
@@ -681,6 +698,10 @@ static void look_for_changes(struct checkpoint *c)
     }
     if (!c->watching && clock_now_ns() >= c->watch_not_before_ns)
         watch(c);
+    /* A change made in the same moment as a commit of ours may go untold: so look, but only if there were
+     * commits. */
+    if (may_have_missed(c) && clock_now_ns() >= c->refresh_ns)
+        checkpoint_reload(c);
 }
 
 /* --- recovery --- */
@@ -862,6 +883,8 @@ static uint64_t wake_at(const struct checkpoint *c, uint64_t now)
         at = earlier(at, c->reload_not_before_ns);
     if (!c->watching)
         at = earlier(at, c->watch_not_before_ns);
+    if (may_have_missed(c))
+        at = earlier(at, c->refresh_ns);
     if (!outbox_empty(c->outbox) && executor_has_room(c->worker->executor))
         at = earlier(at, now + CLOCK_S); /* reading them back has failed */
     if (atomic_load(&c->stats->dead_letters_full))

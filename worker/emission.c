@@ -21,7 +21,8 @@ struct emission {
     uint64_t seen_epoch;
     bool completed;
     bool once;
-    bool stored; /* there is a field in storage, or in an epoch before the one collected */
+    bool stored;            /* there is a field in storage, or in an epoch before the one collected */
+    bool completion_stored; /* which says that it is completed, and its final position */
     uint64_t final_position[2];
     struct emission *next_completed;
 };
@@ -160,9 +161,12 @@ void emissions_collect(struct emissions *emissions, struct source *const *source
     for (struct emission *m; (m = *link);) {
         bool seen = m->seen && m->seen_epoch <= epoch;
         if (!may_forget(m, source_of(m, sources, n_sources), epoch)) {
-            if (!m->stored && !(m->seen && !seen)) {
+            /* The outbox forgets the intent with its completion, so from then on this field must tell all.
+             * What the source has written in this epoch may be from before the completion: ours comes after
+             * it. */
+            if (!m->completion_stored || (m->seen && m->seen_epoch == epoch)) {
                 write_field(m, seen, out);
-                m->stored = true;
+                m->stored = m->completion_stored = true;
             }
             link = &m->next_completed;
             continue;
@@ -202,7 +206,7 @@ int emissions_restore(struct emissions *emissions, const char *key, size_t key_l
     if (m) {
         m->seen = seen;
         m->stored = true;
-        m->completed = completed;
+        m->completed = m->completion_stored = completed;
         m->final_position[0] = position[0];
         m->final_position[1] = position[1];
         if (completed) {

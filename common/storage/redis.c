@@ -28,6 +28,7 @@
 #define SCAN_COUNT_MAX 1000           /* fields of one HSCAN */
 #define SCAN_BYTES (4u * 1024 * 1024) /* an answer above this makes the next HSCAN ask for less */
 #define OPS_CHUNK 1000                /* changes of one group: Lua's unpack takes 8,000 values at most */
+#define ARGS_MAX 1000000              /* of one command: Redis takes 1,048,576 */
 #define ARGS_KEEP 65536               /* argument slots kept from commit to commit */
 #define ARGS_FIXED 18                 /* EVALSHA sha n, keys, and what stands before the groups */
 
@@ -684,9 +685,6 @@ static int redis_commit(struct storage *storage, const struct storage_commit *co
     char epoch[2][24];
     REPLY_AUTO *reply = NULL;
     assert(commit->epoch > 0);
-    if (commit->n_ops > STORAGE_OPS_MAX)
-        return error_set(err, ERROR_LIMIT, "a commit of %zu changes to workspace %s: at most %d are possible",
-                         commit->n_ops, commit->workspace, STORAGE_OPS_MAX);
     if (args_reserve(s, commit->n_ops, err) < 0 ||
         fill_keys(keys, commit->workspace, s->argv + 2, s->lengths + 2, err) < 0)
         return -1;
@@ -700,6 +698,9 @@ static int redis_commit(struct storage *storage, const struct storage_commit *co
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
         arg(s, fixed[i], strlen(fixed[i]));
     int rc = ops_args(s, commit->ops, commit->n_ops, err);
+    if (rc == 0 && s->argc > ARGS_MAX)
+        rc = error_set(err, ERROR_LIMIT, "a commit of %zu changes to workspace %s needs %zu arguments, more than %d",
+                       commit->n_ops, commit->workspace, s->argc, ARGS_MAX);
     if (rc == 0) {
         rc = script_run(s, SCRIPT_COMMIT, what, (int)s->argc, s->argv, s->lengths, &reply, err);
         if (rc < 0 && !s->redis)

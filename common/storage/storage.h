@@ -23,7 +23,7 @@ struct storage;
 #define STORAGE_FORMAT 1     /* of everything we store; a newer one is refused */
 #define STORAGE_WRITER_MAX 33 /* hex of 128 random bits, and NUL */
 #define STORAGE_NAME_MAX 200  /* bytes of a workspace's name */
-#define STORAGE_OPS_MAX 200000 /* changes of one commit; more are ERROR_LIMIT */
+#define STORAGE_OPS_SAFE 200000 /* changes that every back end takes in one commit; more may be ERROR_LIMIT */
 
 enum storage_set {
     STORAGE_TRIGGERS,       /* <ws>-triggers: trigger id -> JSON (shared with the original stack) */

@@ -46,7 +46,11 @@ struct redis_source {
     struct redis *redis;
     struct redis *side; /* for XINFO and XTRIM, opened when needed */
     struct redis_batch batch;
-    bool asked; /* an XREAD is on its way */
+    bool asked;               /* an XREAD is on its way */
+    struct redis_frame frame; /* its reply, looked at before it is parsed */
+    bool whole;               /* all of it is there */
+    bool piecewise;           /* it is parsed without waiting for its end */
+
     unsigned count;
     unsigned failures;
     uint64_t lag_ns;  /* when the lag was looked at last */
@@ -277,6 +281,7 @@ static void disconnect(struct redis_source *s)
 static int open_connection(struct source *source, struct redis **ret_redis, struct error *err)
 {
     struct redis_address address = redis_parameters_address(&state_of(source)->parameters);
+    source_poll(source, -1, 0, 0); /* takes old wake-ups off, which would end the wait at once */
     return redis_connect(&address, source->worker->workspace, CONNECT_TIMEOUT, source->wake_fd, ret_redis,
                          err);
 }
@@ -307,7 +312,6 @@ static int connect_source(struct source *source, struct error *err)
                          "the stream was deleted or made anew (on_recreated: stop)");
         return 1;
     }
-    redis_batch_begin(&s->batch);
     if (redis_set_reader(s->redis, redis_batch_functions(), &s->batch, err) < 0)
         return -1;
     return 0;
@@ -329,6 +333,22 @@ static int ask(struct source *source, struct redis_id after, struct error *err)
     return 0;
 }
 
+/* Looks for the end of the reply before it is parsed. 0 it is all there, or is to be parsed piece by piece
+ * (it is large, or odd); 1 not yet; -1 connection lost. */
+static int look_ahead(struct source *source, struct error *err)
+{
+    struct redis_source *s = state_of(source);
+    const char *text;
+    size_t len;
+    int r = 0;
+    while (!s->whole && !s->piecewise && (r = redis_read_ahead(s->redis, &text, &len, err)) == 0) {
+        int scanned = redis_frame_scan(&s->frame, text, len);
+        s->whole = scanned == 0;
+        s->piecewise = scanned < 0 || (scanned > 0 && len > BYTES_WANTED * 2);
+    }
+    return s->whole || s->piecewise ? 0 : r;
+}
+
 /* 0 a whole reply is in the batch; 1 not yet; -1 connection lost, or Redis has refused. */
 static int receive(struct source *source, struct error *err)
 {
@@ -337,17 +357,14 @@ static int receive(struct source *source, struct error *err)
     int r = redis_receive(s->redis, &reply, err);
     if (r)
         return r;
-    s->asked = false;
     if (s->batch.error.len)
         return redis_reply_error(s->batch.error.data, s->batch.error.len, err);
     return 0;
 }
 
-static void adapt_count(struct redis_source *s)
+static void adapt_count(struct redis_source *s, size_t bytes, size_t n_entries)
 {
-    if (!s->batch.n_entries)
-        return;
-    size_t average = s->batch.text.len / s->batch.n_entries + 1;
+    size_t average = bytes / n_entries + 1;
     size_t count = BYTES_WANTED / average;
     s->count = count < 1 ? 1 : count > COUNT_MOST ? COUNT_MOST : (unsigned)count;
 }
@@ -510,12 +527,12 @@ static void trim(struct source *source)
     freeReplyObject(reply);
 }
 
-/* Waits for the reply; 0 when it is whole. */
-static int wait_reply(struct source *source, struct error *err)
+/* Waits until `step` is over; 0 when it is. */
+static int wait_for(struct source *source, int (*step)(struct source *, struct error *), struct error *err)
 {
     struct redis_source *s = state_of(source);
     for (;;) {
-        int r = receive(source, err);
+        int r = step(source, err);
         if (r <= 0)
             return r;
         trim(source);
@@ -528,6 +545,32 @@ static int wait_reply(struct source *source, struct error *err)
     }
 }
 
+static void expect_reply(struct redis_source *s)
+{
+    s->frame = (struct redis_frame){0};
+    s->whole = s->piecewise = false;
+    redis_batch_begin(&s->batch);
+}
+
+/* What came is delivered; what follows was asked for already. 0, SOURCE_STOPPED, or -1: connection lost. */
+static int take_batch(struct source *source, bool full, struct error *err)
+{
+    struct redis_source *s = state_of(source);
+    if (s->failures && s->batch.n_entries) {
+        s->failures = 0;
+        source_set_state(source, ARENA_SOURCE_READING, NULL);
+    }
+    int r = s->batch.n_entries ? deliver_batch(source) : 0;
+    crash_point("delivered");
+    if (r)
+        return r;
+    if (s->batch.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory for a batch of events");
+    look_at_lag(source, full);
+    trim(source);
+    return 0;
+}
+
 /* One round: the reply, the next question, the delivery. 0, SOURCE_STOPPED, or -1: connection lost. */
 static int round_trip(struct source *source, struct error *err)
 {
@@ -535,38 +578,28 @@ static int round_trip(struct source *source, struct error *err)
     if (!s->asked) {
         if (source_wait_room(source))
             return SOURCE_STOPPED;
-        redis_batch_begin(&s->batch);
         if (ask(source, s->delivered, err) < 0)
             return -1;
     }
-    int r = wait_reply(source, err);
+    expect_reply(s);
+    int r = wait_for(source, look_ahead, err);
     if (r)
         return r;
-    struct redis_batch *batch = &s->batch;
-    if (!batch->n_entries)
-        return 0;
-    if (s->failures) {
-        s->failures = 0;
-        source_set_state(source, ARENA_SOURCE_READING, NULL);
-    }
-    bool full = batch->n_entries >= s->count || batch->cut;
-    adapt_count(s);
-    struct error ask_error;
-    int asked = 0;
-    if (full && source_has_room(source))
-        asked = ask(source, batch->entries[batch->n_entries - 1].id, &ask_error);
-    r = deliver_batch(source);
-    crash_point("delivered");
-    redis_batch_begin(batch);
-    if (r)
-        return r;
-    look_at_lag(source, full);
-    trim(source);
-    if (asked < 0) {
-        *err = ask_error;
+    s->asked = false;
+    unsigned asked_for = s->count;
+    bool full = s->frame.n_entries >= asked_for;
+    if (s->whole && s->frame.n_entries)
+        adapt_count(s, s->frame.at, s->frame.n_entries);
+    if (s->whole && full && source_has_room(source) && ask(source, s->frame.last, err) < 0)
         return -1;
+    r = wait_for(source, receive, err);
+    if (r)
+        return r;
+    if (s->piecewise && s->batch.n_entries) {
+        adapt_count(s, s->batch.text.len, s->batch.n_entries);
+        full = true;
     }
-    return 0;
+    return take_batch(source, full, err);
 }
 
 static void run(struct source *source)

@@ -20,24 +20,31 @@ static void *as_object(uintptr_t number)
     return (void *)number; /* hiredis only wants it not to be NULL */
 }
 
-static bool make_room(struct redis_batch *b)
+static bool make_room_entry(struct redis_batch *b)
 {
-    if (b->n_entries == b->entries_cap) {
-        size_t cap = b->entries_cap ? b->entries_cap * 2 : 128;
-        struct redis_entry *entries = realloc(b->entries, cap * sizeof *entries);
-        if (!entries)
-            return false;
-        b->entries = entries;
-        b->entries_cap = cap;
-    }
-    if (b->n_fields == b->fields_cap) {
-        size_t cap = b->fields_cap ? b->fields_cap * 2 : 1024;
-        struct redis_field *fields = realloc(b->fields, cap * sizeof *fields);
-        if (!fields)
-            return false;
-        b->fields = fields;
-        b->fields_cap = cap;
-    }
+    if (b->n_entries < b->entries_cap)
+        return true;
+    size_t cap = b->entries_cap ? b->entries_cap * 2 : 128;
+    struct redis_entry *entries = realloc(b->entries, cap * sizeof *entries);
+    if (!entries)
+        return false;
+    b->entries = entries;
+    b->entries_cap = cap;
+    return true;
+}
+
+static bool make_room_fields(struct redis_batch *b, size_t n)
+{
+    if (b->fields_cap - b->n_fields >= n)
+        return true;
+    size_t cap = b->fields_cap ? b->fields_cap : 1024;
+    while (cap - b->n_fields < n)
+        cap *= 2;
+    struct redis_field *fields = realloc(b->fields, cap * sizeof *fields);
+    if (!fields)
+        return false;
+    b->fields = fields;
+    b->fields_cap = cap;
     return true;
 }
 
@@ -49,6 +56,81 @@ static uint64_t number(const char **at, const char *end)
     return n;
 }
 
+static struct redis_id parse_id(const char *text, size_t len)
+{
+    struct redis_id id;
+    const char *end = text + len;
+    id.ms = number(&text, end);
+    if (text < end)
+        text++;
+    id.seq = number(&text, end);
+    return id;
+}
+
+/* --- looking ahead --- */
+
+/* The number in a RESP header line, [at, end); false when it is none. */
+static bool header_number(const char *at, const char *end, int64_t *ret_number)
+{
+    bool negative = at < end && *at == '-';
+    if (negative)
+        at++;
+    if (at == end || end - at > 18)
+        return false;
+    int64_t n = 0;
+    for (; at < end; at++) {
+        if (*at < '0' || *at > '9')
+            return false;
+        n = n * 10 + (*at - '0');
+    }
+    *ret_number = negative ? -n : n;
+    return true;
+}
+
+/* An element has ended: so have the arrays whose last one it was. Returns whether the reply has. */
+static bool element_done(struct redis_frame *f)
+{
+    while (f->depth && --f->left[f->depth - 1] == 0)
+        f->depth--;
+    return f->depth == 0;
+}
+
+int redis_frame_scan(struct redis_frame *frame, const char *text, size_t len)
+{
+    bool whole = false;
+    while (!whole) {
+        const char *line = text + frame->at;
+        const char *end = frame->at < len ? memchr(line, '\r', len - frame->at) : NULL;
+        if (!end || end + 2 > text + len)
+            return 1;
+        size_t next = (size_t)(end + 2 - text);
+        int64_t n = 0;
+        if ((*line == '*' || *line == '$') && !header_number(line + 1, end, &n))
+            return -1;
+        if (*line == '*' && n > 0) {
+            if (frame->depth == REDIS_FRAME_DEPTH)
+                return -1;
+            frame->left[frame->depth++] = n;
+            frame->at = next;
+            continue;
+        }
+        if (*line == '$' && n >= 0) {
+            if (len - next < (size_t)n + 2)
+                return 1;
+            if (frame->depth == DEPTH_ENTRY && frame->left[DEPTH_ENTRY - 1] == 2) {
+                frame->last = parse_id(text + next, (size_t)n);
+                frame->n_entries++;
+            }
+            next += (size_t)n + 2;
+        }
+        frame->at = next;
+        whole = element_done(frame);
+    }
+    return 0;
+}
+
+/* --- parsing --- */
+
 static void begin_entry(struct redis_batch *b, const char *text, size_t len)
 {
     if (b->cut || b->failed)
@@ -57,35 +139,40 @@ static void begin_entry(struct redis_batch *b, const char *text, size_t len)
         b->cut = true;
         return;
     }
-    if (!make_room(b)) {
+    if (!make_room_entry(b)) {
         b->failed = true;
         return;
     }
-    const char *at = text;
-    struct redis_entry *e = &b->entries[b->n_entries++];
-    *e = (struct redis_entry){.first_field = b->n_fields};
-    e->id.ms = number(&at, text + len);
-    if (at < text + len)
-        at++;
-    e->id.seq = number(&at, text + len);
+    b->entries[b->n_entries++] = (struct redis_entry){.first_field = b->n_fields, .id = parse_id(text, len)};
+}
+
+/* An entry without all of its fields must not be taken for whole: it is read again. */
+static void give_up_entry(struct redis_batch *b)
+{
+    b->n_fields = b->entries[--b->n_entries].first_field;
+    b->failed = true;
+}
+
+static void begin_fields(struct redis_batch *b, size_t n)
+{
+    if (!b->cut && !b->failed && b->n_entries && !make_room_fields(b, n))
+        give_up_entry(b);
 }
 
 static void add_field(struct redis_batch *b, const char *text, size_t len)
 {
     if (b->cut || b->failed || !b->n_entries)
         return;
-    struct redis_field f = {b->text.len, len};
-    buffer_append(&b->text, text, len);
-    bool room = !b->text.failed && make_room(b);
     struct redis_entry *e = &b->entries[b->n_entries - 1];
-    if (!room) {
-        /* An entry without all of its fields must not be taken for whole: it is read again. */
-        b->n_entries--;
-        b->n_fields = e->first_field;
-        b->failed = true;
+    char *to = b->text.cap - b->text.len >= len && b->text.data ? b->text.data + b->text.len
+                                                                : buffer_reserve(&b->text, len);
+    if (!to) {
+        give_up_entry(b);
         return;
     }
-    b->fields[b->n_fields++] = f;
+    memcpy(to, text, len);
+    b->fields[b->n_fields++] = (struct redis_field){b->text.len, len};
+    b->text.len += len;
     e->n_fields++;
     e->bytes += len;
 }
@@ -116,8 +203,10 @@ static void *on_array(const redisReadTask *task, size_t elements)
 static void *on_array(const redisReadTask *task, int elements)
 #endif
 {
-    (void)elements;
-    return as_object(depth_of(task) + 1);
+    uintptr_t depth = depth_of(task) + 1;
+    if (depth == DEPTH_FIELDS && elements > 0)
+        begin_fields(task->privdata, (size_t)elements);
+    return as_object(depth);
 }
 
 static void *on_integer(const redisReadTask *task, long long value)

@@ -39,6 +39,21 @@ struct redis_batch {
     bool failed;         /* out of memory: entries from here on are left out */
 };
 
+/* How far the bytes of a reply have been looked at, before they are parsed: enough to know where it ends, and
+ * the id of its last entry. All zero: at the beginning. */
+#define REDIS_FRAME_DEPTH 8
+struct redis_frame {
+    size_t at;                       /* bytes looked at */
+    unsigned depth;                  /* of open arrays */
+    int64_t left[REDIS_FRAME_DEPTH]; /* elements to come in each */
+    size_t n_entries;
+    struct redis_id last;
+};
+
+/* Goes on over text[0, len), which begins with the reply and has grown since the last call. Returns 0 when
+ * the reply is whole, 1 when not yet, -1 when it is not what an XREAD answers (hiredis will say). */
+int redis_frame_scan(struct redis_frame *frame, const char *text, size_t len);
+
 /* For redis_set_reader; privdata is the batch. */
 redisReplyObjectFunctions *redis_batch_functions(void);
 

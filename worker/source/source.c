@@ -342,32 +342,51 @@ static void dead_letter(struct source *s, const char *reason, const char *detail
     arena_add(&s->stats->dead_letters, 1);
 }
 
+static bool has_route(const struct source *s, const struct cloudevent *event)
+{
+    const struct route *routes[ROUTE_MAX_LISTS];
+    return router_match(s->router, event, routes) > 0;
+}
+
+/* Lets the batch so far go and waits for triggers that were stored meanwhile. */
+static int wait_triggers(struct source *s)
+{
+    source_end_batch(s);
+    int r = checkpoint_reload_wait(s->worker->checkpoint, s);
+    source_begin_batch(s);
+    return r ? SOURCE_STOPPED : 0;
+}
+
 int source_deliver(struct source *source, const struct cloudevent *event, const uint64_t position[2],
                    bool has_key)
 {
+    struct emissions *emissions = source->worker->emissions;
+    bool waited = false;
     if (source->poisoned && is_poison(source, position)) {
         dead_letter(source, "crashed_worker", "the worker died three times while it had this event in hand",
                     position, event, NULL, 0);
         count_read(source, position);
         return 0;
     }
-    if (emissions_any(source->worker->emissions) &&
-        emissions_see(source->worker->emissions, source, event->attribute[CE_ID].text,
-                      event->attribute[CE_ID].len) == EMISSION_REPEAT) {
-        arena_add(&source->stats->duplicates, 1);
-        count_read(source, position);
-        return 0;
+    if (emissions_any(emissions)) {
+        /* Checkpoints commit without this event while it waits, so it must not be remembered as seen yet. */
+        waited = !has_route(source, event);
+        if (waited && wait_triggers(source))
+            return SOURCE_STOPPED;
+        if (emissions_see(emissions, source, event->attribute[CE_ID].text, event->attribute[CE_ID].len) ==
+            EMISSION_REPEAT) {
+            arena_add(&source->stats->duplicates, 1);
+            count_read(source, position);
+            return 0;
+        }
     }
-    if (route_event(source, event, position, has_key)) {
-        count_read(source, position);
-        return 0;
+    bool routed = route_event(source, event, position, has_key);
+    if (!routed && !waited) {
+        if (wait_triggers(source))
+            return SOURCE_STOPPED;
+        routed = route_event(source, event, position, has_key);
     }
-    source_end_batch(source);
-    int r = checkpoint_reload_wait(source->worker->checkpoint, source);
-    source_begin_batch(source);
-    if (r)
-        return SOURCE_STOPPED;
-    if (!route_event(source, event, position, has_key))
+    if (!routed)
         dead_letter(source, "no_trigger", "no trigger has this type and subject", position, event, NULL, 0);
     count_read(source, position);
     return 0;
