@@ -1,63 +1,163 @@
 # make          builds build/triggerflow-supervisor and build/triggerflow-worker
-# make check    installs what the tests need, runs every test
-# The rest: make help
+# make demo     a workflow of 1,000 tasks whose worker is killed half-way
+# make check    runs every test
+# What is needed is installed first (Debian packages). The rest: make help
 .DEFAULT_GOAL := all
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc) --no-print-directory
+endif
 
 VERSION := 0.1.0
-# SAN=asan|tsan: sanitizer builds; SAN=crash: named crash points compiled in. Each has a build folder of its own.
+# SAN=asan|tsan: sanitizer builds, with named crash points compiled in; SAN=crash: only the latter; SAN=fuzz: by
+# clang, for the fuzz targets; SAN=lint: the plain build with -Werror. Each has a build folder of its own.
 SAN ?=
 BUILD := build$(if $(SAN),/$(SAN))
 WERROR ?=
+V ?=
+# Seconds that each fuzz target runs
+SECONDS := 30
 
-PACKAGES := gcc make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev libhiredis-dev \
-            libxxhash-dev libssl-dev
-TEST_PACKAGES := libcmocka-dev redis-server redis-tools openssl
-LINT_PACKAGES := clang clang-tidy clang-format
+PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev \
+                  libhiredis-dev libxxhash-dev libssl-dev
+PACKAGES_demo := redis-server redis-tools
+PACKAGES_test := libcmocka-dev redis-server redis-tools openssl
+PACKAGES_bench := redis-server redis-tools
+PACKAGES_lint := clang-format clang-tidy
+PACKAGES_fuzz := clang libclang-rt-14-dev
 
-CC := gcc
+CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wcast-qual \
             -Wwrite-strings -Wundef -Wformat=2 -Wvla -Wimplicit-fallthrough
+ifeq ($(SAN),fuzz)
+WARNINGS := -w
+endif
 OPTIMISE := -O2 -D_FORTIFY_SOURCE=2
-SANITIZE_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-SANITIZE_tsan := -O1 -fsanitize=thread
+SANITIZE_asan := -O1 -DCRASH_POINTS -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SANITIZE_tsan := -O1 -DCRASH_POINTS -fsanitize=thread
+SANITIZE_fuzz := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined \
+                 -fno-omit-frame-pointer
 SANITIZE_crash := $(OPTIMISE) -DCRASH_POINTS
+SANITIZE_lint := $(OPTIMISE)
 FLAGS := $(if $(SAN),$(SANITIZE_$(SAN)),$(OPTIMISE))
-CFLAGS += -std=gnu17 -g $(FLAGS) $(WARNINGS) $(if $(WERROR),-Werror) -fno-common -fstack-protector-strong -fPIE \
-          -pthread -I. -D_GNU_SOURCE -DVERSION='"$(VERSION)"' -MMD -MP
+DEFINES := -std=gnu17 -I. -D_GNU_SOURCE -DVERSION=\"$(VERSION)\"
+CFLAGS += -g $(FLAGS) $(WARNINGS) $(if $(WERROR),-Werror) -fno-common -fstack-protector-strong -fPIE \
+          -pthread $(DEFINES) -MMD -MP
 LDFLAGS += -pie -Wl,-z,relro,-z,now -pthread $(filter -fsanitize%,$(FLAGS))
 LDLIBS := -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
 
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
+programs = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
 COMMON := $(call objects,$(wildcard common/*.c common/storage/*.c))
 WORKER := $(call objects,$(filter-out worker/main.c,$(wildcard worker/*.c worker/*/*.c)))
 SUPERVISOR := $(call objects,$(filter-out supervisor/main.c,$(wildcard supervisor/*.c)))
 SUPPORT := $(call objects,$(wildcard tests/support/*.c))
 PROGRAMS := $(BUILD)/triggerflow-supervisor $(BUILD)/triggerflow-worker
-TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c tests/integration/test_*.c))
-BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
+UNIT_TESTS := $(call programs,tests/test_*.c)
+INTEGRATION_TESTS := $(call programs,tests/integration/test_*.c)
+TESTS := $(UNIT_TESTS) $(INTEGRATION_TESTS)
+BENCHES := $(call programs,bench/bench_*.c)
+FUZZERS := $(call programs,tests/fuzz/fuzz_*.c)
 SOURCES := $(wildcard common/*.[ch] common/*/*.[ch] worker/*.[ch] worker/*/*.[ch] supervisor/*.[ch] tests/*.[ch] \
              tests/*/*.[ch] bench/*.[ch])
 
-.PHONY: all programs tests
+.PHONY: all programs tests benches fuzzers demo check check-asan check-tsan lint fuzz bench format clean help \
+        lint-format lint-warnings lint-tidy crash-programs
+.SECONDARY:
 all: programs
 programs: $(PROGRAMS)
 tests: $(TESTS)
+benches: $(BENCHES)
+fuzzers: $(FUZZERS)
 
+# Compiling and linking. Nothing is compiled before its packages are installed.
+$(COMMON) $(WORKER) $(SUPERVISOR) $(PROGRAMS:$(BUILD)/triggerflow-%=$(BUILD)/%/main.o): | build/packages.build
+$(TESTS:=.o) $(SUPPORT): | build/packages.build build/packages.test
+$(BENCHES:=.o): | build/packages.build build/packages.bench
+ifeq ($(SAN),fuzz)
+$(COMMON) $(WORKER) $(SUPERVISOR) $(FUZZERS:=.o): | build/packages.build build/packages.fuzz
+endif
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c $< -o $@
+	$(if $(V),,@echo "  CC    $@"; )$(CC) $(CFLAGS) -c $< -o $@
 $(BUILD)/libcommon.a: $(COMMON)
 $(BUILD)/libworker.a: $(WORKER)
 $(BUILD)/libsupervisor.a: $(SUPERVISOR)
 $(BUILD)/libsupport.a: $(SUPPORT)
 $(BUILD)/%.a:
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(if $(V),,@)$(AR) rcs $@ $^
 $(BUILD)/triggerflow-supervisor: $(BUILD)/supervisor/main.o $(BUILD)/libsupervisor.a $(BUILD)/libcommon.a
 $(BUILD)/triggerflow-worker: $(BUILD)/worker/main.o $(BUILD)/libworker.a $(BUILD)/libcommon.a
 $(TESTS) $(BENCHES): %: %.o $(BUILD)/libsupport.a $(BUILD)/libworker.a $(BUILD)/libsupervisor.a $(BUILD)/libcommon.a
+$(FUZZERS): %: %.o $(BUILD)/libworker.a $(BUILD)/libsupervisor.a $(BUILD)/libcommon.a
 $(TESTS): LDLIBS += -lcmocka
-$(PROGRAMS) $(TESTS) $(BENCHES):
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(FUZZERS): LDFLAGS += -fsanitize=fuzzer
+$(PROGRAMS) $(TESTS) $(BENCHES) $(FUZZERS):
+	$(if $(V),,@echo "  LINK  $@"; )$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# Installs those of PACKAGES_% that are missing.
+build/packages.%: Makefile
+	@mkdir -p build
+	@flock build/packages.lock .ci/packages $(PACKAGES_$*)
+	@touch $@
+
+demo: programs | build/packages.demo
+	@examples/demo/run $(BUILD)
+
+# Tests. Reports of sanitizers go to files, so that those of child processes count, too. ThreadSanitizer wants a
+# plain address space (setarch -R).
+REPORTS := $(CURDIR)/$(BUILD)/reports
+TEST_ENV_asan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-20} \
+    ASAN_OPTIONS=log_path=$(REPORTS)/asan:handle_segv=0:handle_sigbus=0:handle_abort=0:handle_sigill=0:handle_sigfpe=0 \
+    UBSAN_OPTIONS=log_path=$(REPORTS)/ubsan:print_stacktrace=1
+TEST_ENV_tsan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-10} TEST_WRAPPER="setarch -R" \
+    TSAN_OPTIONS=log_path=$(REPORTS)/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:handle_segv=0:handle_abort=0
+check: programs tests $(if $(SAN),,crash-programs)
+	@$(TEST_ENV_$(SAN)) tests/run $(BUILD)/check $(UNIT_TESTS) $(INTEGRATION_TESTS)
+check-asan check-tsan:
+	@$(MAKE) SAN=$(@:check-%=%) check
+crash-programs: | build/packages.build
+	@$(MAKE) SAN=crash programs
+
+lint: lint-format lint-warnings lint-tidy
+	@echo 'lint: $(words $(SOURCES)) files, nothing found'
+lint-format: | build/packages.lint
+	@bad=$$(for f in $(SOURCES); do clang-format --dry-run -Werror $$f 2>/dev/null || echo $$f; done); \
+	    [ -z "$$bad" ] || { echo "not formatted (see make format):" $$bad; exit 1; }
+lint-warnings: | build/packages.build build/packages.test build/packages.bench
+	@$(MAKE) SAN=lint WERROR=1 programs tests benches
+lint-tidy: | build/packages.build build/packages.lint
+	@printf '%s\n' $(filter-out %.h,$(filter common/% worker/% supervisor/%,$(SOURCES))) | \
+	    xargs -P$$(nproc) -I{} sh -c 'clang-tidy --quiet {} -- $(DEFINES) 2>/dev/null \
+	        $$([ {} = common/error.c ] || echo -include .ci/analyzer.h)'
+format: | build/packages.lint
+	clang-format -i $(SOURCES)
+
+fuzz: | build/packages.fuzz
+	@$(MAKE) SAN=fuzz fuzzers
+	@mkdir -p build/fuzz/findings
+	@printf '%s\n' $(notdir $(FUZZERS)) | xargs -P$$(nproc) -I{} sh -c 'mkdir -p build/fuzz/corpus/{} && \
+	    build/fuzz/tests/fuzz/{} -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/findings/{}- \
+	        build/fuzz/corpus/{} $$(ls -d tests/fuzz/corpus/{} 2>/dev/null) >build/fuzz/{}.log 2>&1 && \
+	    echo "{}: ok, $$(tail -n1 build/fuzz/{}.log)" || { echo "{}: FAILED"; tail -n 60 build/fuzz/{}.log; exit 1; }'
+
+bench: benches | build/packages.bench
+	@for bench in $(BENCHES); do echo "$$(basename $$bench):"; $$bench || exit 1; done
+
+clean:
+	rm -rf build
+
+help:
+	@echo 'make             builds build/triggerflow-supervisor and build/triggerflow-worker'
+	@echo 'make demo        runs a workflow of 1,000 tasks and kills its worker half-way'
+	@echo 'make check       runs every test'
+	@echo 'make check-asan  the same with AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make check-tsan  the same with ThreadSanitizer'
+	@echo 'make lint        format, warnings, clang-tidy'
+	@echo 'make fuzz        fuzz targets, SECONDS=30 each'
+	@echo 'make bench       speed and memory'
+	@echo 'make format      formats the sources'
+	@echo 'make clean       removes build/'
+	@echo 'Variables: SAN=asan|tsan|crash (another build), WERROR=1, V=1 (shows commands), CFLAGS, LDFLAGS'
 
 -include $(shell find build -name '*.d' 2>/dev/null)

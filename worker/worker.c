@@ -173,7 +173,8 @@ static bool flush_messages(struct worker *w)
         connected &= r != IPC_CLOSED;
         free(w->messages[sent]);
     }
-    memmove(w->messages, w->messages + sent, (w->n_messages - sent) * sizeof *w->messages);
+    if (sent && sent < w->n_messages)
+        memmove(w->messages, w->messages + sent, (w->n_messages - sent) * sizeof *w->messages);
     w->n_messages -= sent;
     pthread_mutex_unlock(&w->lock);
     return connected;
