@@ -204,15 +204,15 @@ int emissions_restore(struct emissions *emissions, const char *key, size_t key_l
     pthread_mutex_lock(&emissions->lock);
     struct emission *m = obtain(emissions, key_text, source);
     if (m) {
+        if (completed && !m->completed) { /* a scan may report a field twice */
+            m->next_completed = emissions->completed;
+            emissions->completed = m;
+        }
         m->seen = seen;
         m->stored = true;
         m->completed = m->completion_stored = completed;
         m->final_position[0] = position[0];
         m->final_position[1] = position[1];
-        if (completed) {
-            m->next_completed = emissions->completed;
-            emissions->completed = m;
-        }
     }
     pthread_mutex_unlock(&emissions->lock);
     return m ? 0 : error_set(err, ERROR_MEMORY, "out of memory");

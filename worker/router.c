@@ -15,13 +15,15 @@ struct pair { /* one activation of one trigger */
     uint64_t hash;
 };
 
+/* The length keeps type and subject apart: either may contain any character. */
 static size_t write_key(char *to, const char *type, size_t type_len, const char *subject, size_t subject_len)
 {
-    memcpy(to, type, type_len);
-    to[type_len] = '\0';
+    uint32_t len = (uint32_t)type_len;
+    memcpy(to, &len, sizeof len);
+    memcpy(to + sizeof len, type, type_len);
     if (subject_len)
-        memcpy(to + type_len + 1, subject, subject_len);
-    return type_len + 1 + subject_len;
+        memcpy(to + sizeof len + type_len, subject, subject_len);
+    return sizeof len + type_len + subject_len;
 }
 
 static bool is_any(const char *text, size_t len)
@@ -64,7 +66,7 @@ static struct route *route_new(const struct pair *pairs, size_t n, unsigned n_sh
     struct route *r = calloc(1, sizeof *r + n_shards * sizeof r->lists[0]);
     if (!r)
         return NULL;
-    r->key = malloc((size_t)a->type_len + a->subject_len + 1);
+    r->key = malloc(sizeof(uint32_t) + a->type_len + a->subject_len);
     r->all = malloc(n * sizeof *r->all);
     if (!r->key || !r->all) {
         free(r->key);
@@ -164,7 +166,7 @@ static const struct route *find(const struct router *router, const char *type, s
                                 const char *subject, size_t subject_len)
 {
     char on_stack[KEY_ON_STACK];
-    size_t size = type_len + subject_len + 1;
+    size_t size = sizeof(uint32_t) + type_len + subject_len;
     char *key = size <= sizeof on_stack ? on_stack : malloc(size);
     if (!key)
         abort(); /* must not pass for "no trigger": the event would be dead-lettered */

@@ -14,7 +14,7 @@ struct cloudevent;
 struct error;
 
 struct route {
-    char *key; /* type, NUL, subject */
+    char *key; /* length of the type, type, subject */
     size_t key_len;
     size_t n;                  /* triggers in all */
     struct trigger **all;      /* sorted by shard */

@@ -19,6 +19,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/redis.h"
+#include "worker/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/source/redis_batch.h"
 #include "worker/source/redis_parameters.h"
@@ -161,6 +162,11 @@ static int restore(struct source *source, const struct json_value *position, str
 static void position(struct source *source, struct buffer *out)
 {
     struct redis_source *s = state_of(source);
+    if (s->from) { /* adopted, and not connected yet: a later life must not begin at the beginning */
+        buffer_append_text(out, "{\"from\":");
+        buffer_append_json(out, s->from, strlen(s->from));
+        buffer_append_char(out, '}');
+    }
     if (!s->started)
         return;
     buffer_append_text(out, "{\"stream\":");
@@ -237,9 +243,10 @@ static int check_stream(struct source *source, const struct stream_info *info)
 {
     struct redis_source *s = state_of(source);
     uint64_t trimmed = info->counts && info->added > info->length ? info->added - info->length : 0;
+    bool adopted = s->from;
     int r = 0;
     pthread_mutex_lock(&source->emit);
-    if (s->from) {
+    if (adopted) {
         s->delivered = info->last;
         s->number = info->added;
         if (strcmp(s->from, "end") != 0)
@@ -265,6 +272,8 @@ static int check_stream(struct source *source, const struct stream_info *info)
     if (s->number < trimmed)
         s->number = trimmed;
     pthread_mutex_unlock(&source->emit);
+    if (adopted)
+        checkpoint_changed(source->worker->checkpoint);
     return r;
 }
 
@@ -595,6 +604,8 @@ static int round_trip(struct source *source, struct error *err)
     r = wait_for(source, receive, err);
     if (r)
         return r;
+    if (s->whole && s->batch.n_entries != s->frame.n_entries && !s->batch.failed)
+        return error_set(err, ERROR_UNAVAILABLE, "%s: not an answer to XREAD", redis_peer(s->redis));
     if (s->piecewise && s->batch.n_entries) {
         adapt_count(s, s->batch.text.len, s->batch.n_entries);
         full = true;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define BYTES_AT_MOST (16u << 20) /* text of one batch; one entry more may exceed it */
+#define FIELDS_AT_ONCE 4096
 #define KEEP_TEXT (4u << 20)
 
 /* Depth of the containers of an XREAD reply: [[stream, [[id, [name, value...]]...]]]. Each container's reply
@@ -103,12 +104,14 @@ int redis_frame_scan(struct redis_frame *frame, const char *text, size_t len)
         const char *end = frame->at < len ? memchr(line, '\r', len - frame->at) : NULL;
         if (!end || end + 2 > text + len)
             return 1;
+        if (end[1] != '\n')
+            return -1;
         size_t next = (size_t)(end + 2 - text);
         int64_t n = 0;
         if ((*line == '*' || *line == '$') && !header_number(line + 1, end, &n))
             return -1;
         if (*line == '*' && n > 0) {
-            if (frame->depth == REDIS_FRAME_DEPTH)
+            if (frame->depth == REDIS_FRAME_DEPTH || (frame->depth == DEPTH_ENTRY - 1 && n != 2))
                 return -1;
             frame->left[frame->depth++] = n;
             frame->at = next;
@@ -143,6 +146,7 @@ static void begin_entry(struct redis_batch *b, const char *text, size_t len)
         b->failed = true;
         return;
     }
+    b->open = true;
     b->entries[b->n_entries++] = (struct redis_entry){.first_field = b->n_fields, .id = parse_id(text, len)};
 }
 
@@ -151,22 +155,28 @@ static void give_up_entry(struct redis_batch *b)
 {
     b->n_fields = b->entries[--b->n_entries].first_field;
     b->failed = true;
+    b->fields_left = 0;
 }
 
 static void begin_fields(struct redis_batch *b, size_t n)
 {
-    if (!b->cut && !b->failed && b->n_entries && !make_room_fields(b, n))
+    if (!b->open)
+        return;
+    b->open = false;
+    b->fields_left = n;
+    if (!make_room_fields(b, n < FIELDS_AT_ONCE ? n : FIELDS_AT_ONCE)) /* more only as they come */
         give_up_entry(b);
 }
 
 static void add_field(struct redis_batch *b, const char *text, size_t len)
 {
-    if (b->cut || b->failed || !b->n_entries)
+    if (!b->fields_left)
         return;
+    b->fields_left--;
     struct redis_entry *e = &b->entries[b->n_entries - 1];
     char *to = b->text.cap - b->text.len >= len && b->text.data ? b->text.data + b->text.len
                                                                 : buffer_reserve(&b->text, len);
-    if (!to) {
+    if (!to || !make_room_fields(b, 1)) {
         give_up_entry(b);
         return;
     }
@@ -186,7 +196,9 @@ static void *on_string(const redisReadTask *task, char *text, size_t len)
             buffer_append(&b->error, text, len);
         break;
     case DEPTH_ENTRY:
-        begin_entry(b, text, len);
+        b->open = false;
+        if (task->idx == 0 && task->type == REDIS_REPLY_STRING)
+            begin_entry(b, text, len);
         break;
     case DEPTH_FIELDS:
         add_field(b, text, len);
@@ -204,7 +216,7 @@ static void *on_array(const redisReadTask *task, int elements)
 #endif
 {
     uintptr_t depth = depth_of(task) + 1;
-    if (depth == DEPTH_FIELDS && elements > 0)
+    if (depth == DEPTH_FIELDS && task->idx == 1 && elements > 0)
         begin_fields(task->privdata, (size_t)elements);
     return as_object(depth);
 }
@@ -240,7 +252,8 @@ redisReplyObjectFunctions *redis_batch_functions(void)
 void redis_batch_begin(struct redis_batch *batch)
 {
     batch->n_entries = batch->n_fields = 0;
-    batch->cut = batch->failed = false;
+    batch->cut = batch->failed = batch->open = false;
+    batch->fields_left = 0;
     buffer_reset(&batch->text, KEEP_TEXT);
     buffer_reset(&batch->error, 4096);
 }

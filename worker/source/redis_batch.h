@@ -35,6 +35,8 @@ struct redis_batch {
     size_t fields_cap;
     struct buffer text;
     struct buffer error; /* the text of an error reply */
+    bool open;           /* the last entry has its id and awaits its fields */
+    size_t fields_left;  /* to come for the last entry */
     bool cut;            /* further entries were left out, to bound the memory */
     bool failed;         /* out of memory: entries from here on are left out */
 };
