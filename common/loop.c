@@ -41,7 +41,9 @@ struct loop {
     size_t n_timers;
     size_t cap_timers;
     uint64_t next_order;
-    uint64_t dispatch_ns; /* while timers are called: the time they are called for; else 0 */
+    pthread_mutex_t *lock; /* NULL: one thread only */
+    bool waiting;          /* with the lock given up. Requires: lock */
+    uint64_t dispatch_ns;  /* while timers are called: the time they are called for; else 0 */
 };
 
 static uint64_t pack(int fd, uint32_t serial)
@@ -194,6 +196,8 @@ int loop_timer_set(struct loop *loop, uint64_t at_ns, loop_timer callback, void 
     if (at_ns < loop->dispatch_ns)
         at_ns = loop->dispatch_ns;
     sift_up(loop, loop->n_timers++, (struct timer){at_ns, loop->next_order++, callback, data});
+    if (loop->waiting) /* its time-out was worked out without this one */
+        loop_wake(loop);
     return 0;
 }
 
@@ -234,7 +238,17 @@ int loop_run_once(struct loop *loop, uint64_t timeout_ns, struct error *err)
         timeout_ns = left < timeout_ns ? left : timeout_ns;
     }
     struct epoll_event events[BATCH];
+    if (loop->lock) {
+        loop->waiting = true;
+        pthread_mutex_unlock(loop->lock);
+    }
     int n = wait_events(loop, events, timeout_ns);
+    int failed = errno;
+    if (loop->lock) {
+        pthread_mutex_lock(loop->lock);
+        loop->waiting = false;
+    }
+    errno = failed;
     if (n < 0 && errno != EINTR)
         return error_set_errno(err, errno, "epoll_wait");
     for (int i = 0; i < n; i++) {
@@ -251,6 +265,11 @@ int loop_run_once(struct loop *loop, uint64_t timeout_ns, struct error *err)
     }
     run_timers(loop);
     return 0;
+}
+
+void loop_share(struct loop *loop, pthread_mutex_t *lock)
+{
+    loop->lock = lock;
 }
 
 void loop_wake(struct loop *loop)

@@ -2,6 +2,7 @@
  * loop_wake(). */
 #pragma once
 
+#include <pthread.h>
 #include <stdint.h>
 
 struct error;
@@ -26,6 +27,10 @@ void loop_timer_cancel(struct loop *loop, loop_timer callback, void *data);
 
 /* Waits for events or the next timer, at most timeout_ns (UINT64_MAX: without limit), and calls the callbacks. */
 int loop_run_once(struct loop *loop, uint64_t timeout_ns, struct error *err);
+
+/* Lets other threads use the loop while it waits: loop_run_once must be called with the lock held, gives it up while it
+ * waits, and holds it again for the callbacks; all other calls on the loop then need the lock, too. Borrows it. */
+void loop_share(struct loop *loop, pthread_mutex_t *lock);
 
 /* Makes loop_run_once return. Thread: any; safe in signal handlers. */
 void loop_wake(struct loop *loop);

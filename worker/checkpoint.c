@@ -251,6 +251,8 @@ static void place_barriers(struct checkpoint *c, uint64_t epoch)
         pthread_mutex_unlock(&s->emit);
         crash_point("barrier");
     }
+    for (unsigned i = 0; i < c->worker->n_shards; i++)
+        shard_help(c->worker->shards[i]);
 }
 
 static void wait_cuts(struct checkpoint *c)

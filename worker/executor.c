@@ -20,6 +20,7 @@
 #include "worker/source/source.h"
 #include "worker/worker.h"
 
+#define START_HERE 16 /* intents that the submitting thread starts itself, rather than wake the executor */
 #define RETRY_FIRST (100 * CLOCK_MS)
 #define RETRY_LONGEST (10 * CLOCK_S)
 
@@ -42,6 +43,7 @@ struct executor {
     _Atomic bool stopping;
     _Atomic uint64_t pending;
     struct arena_thread *life;
+    pthread_mutex_t run;  /* who holds it is the executor for the moment: guards all of it that is not said otherwise */
     pthread_mutex_t lock;
     struct intent *submitted;      /* Requires: lock */
     struct intent **submitted_end; /* Requires: lock */
@@ -68,24 +70,6 @@ struct loop *executor_loop(struct executor *executor)
 struct worker *executor_worker(struct executor *executor)
 {
     return executor->worker;
-}
-
-void executor_submit(struct executor *executor, struct intent *list)
-{
-    uint64_t n = 0;
-    struct intent **end = &list;
-    for (; *end; end = &(*end)->next)
-        n++;
-    if (!n)
-        return;
-    atomic_fetch_add(&executor->pending, n);
-    pthread_mutex_lock(&executor->lock);
-    bool wake = !executor->submitted;
-    *executor->submitted_end = list;
-    executor->submitted_end = end == &list ? executor->submitted_end : end;
-    pthread_mutex_unlock(&executor->lock);
-    if (wake)
-        loop_wake(executor->loop);
 }
 
 static struct intent *take_submitted(struct executor *x)
@@ -155,6 +139,47 @@ static void retry_later(struct executor *x, struct intent *intent, const struct 
     intent->wait_next = x->waiting;
     x->waiting = intent;
     loop_timer_set(x->loop, clock_now_ns() + RETRY_FIRST / 8, retry_due, x, NULL);
+}
+
+/* Starts what was submitted. Requires: run. */
+static void start_submitted(struct executor *x)
+{
+    struct intent *list = take_submitted(x);
+    while (list) {
+        struct intent *intent = list;
+        list = list->next;
+        intent->next = NULL;
+        start(x, intent);
+        arena_beat(x->life, clock_coarse_ns());
+    }
+    arena_set(&x->worker->arena->worker.executor_pending, executor_pending(x));
+}
+
+void executor_submit(struct executor *executor, struct intent *list)
+{
+    uint64_t n = 0;
+    struct intent **end = &list;
+    for (; *end; end = &(*end)->next)
+        n++;
+    if (!n)
+        return;
+    atomic_fetch_add(&executor->pending, n);
+    pthread_mutex_lock(&executor->lock);
+    bool wake = !executor->submitted;
+    *executor->submitted_end = list;
+    executor->submitted_end = end;
+    pthread_mutex_unlock(&executor->lock);
+    if (n <= START_HERE && pthread_mutex_trylock(&executor->run) == 0) {
+        start_submitted(executor);
+        pthread_mutex_unlock(&executor->run);
+    } else if (wake) {
+        loop_wake(executor->loop);
+    }
+}
+
+bool executor_is_here(const struct executor *executor)
+{
+    return pthread_equal(pthread_self(), executor->thread);
 }
 
 void executor_done(struct executor *executor, struct intent *intent, enum executor_outcome outcome,
@@ -265,22 +290,16 @@ static void *executor_main(void *data)
     struct executor *x = data;
     struct error err;
     worker_thread_enter(x->worker, ARENA_THREAD_EXECUTOR, "executor");
+    pthread_mutex_lock(&x->run);
     while (!atomic_load(&x->stopping)) {
-        struct intent *list = take_submitted(x);
         atomic_store_explicit(&x->life->busy, 1, memory_order_relaxed);
-        while (list) {
-            struct intent *intent = list;
-            list = list->next;
-            intent->next = NULL;
-            start(x, intent);
-            arena_beat(x->life, clock_coarse_ns());
-        }
-        arena_set(&x->worker->arena->worker.executor_pending, executor_pending(x));
+        start_submitted(x);
         atomic_store_explicit(&x->life->busy, 0, memory_order_relaxed);
         if (loop_run_once(x->loop, UINT64_MAX, &err) < 0)
             log_error("executor_loop", LOG_STR("error", err.message));
         arena_beat(x->life, clock_coarse_ns());
     }
+    pthread_mutex_unlock(&x->run);
     return NULL;
 }
 
@@ -294,7 +313,9 @@ int executor_new(struct worker *worker, struct executor **ret_executor, struct e
         free(x);
         return -1;
     }
+    pthread_mutex_init(&x->run, NULL);
     pthread_mutex_init(&x->lock, NULL);
+    loop_share(x->loop, &x->run);
     hash_init(&x->targets);
     x->worker = worker;
     x->submitted_end = &x->submitted;
@@ -349,5 +370,6 @@ void executor_free(struct executor *executor)
     }
     loop_free(executor->loop);
     pthread_mutex_destroy(&executor->lock);
+    pthread_mutex_destroy(&executor->run);
     free(executor);
 }

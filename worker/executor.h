@@ -26,7 +26,8 @@ int executor_start(struct executor *executor, struct error *err);
 void executor_stop(struct executor *executor, uint64_t deadline_ns);
 void executor_free(struct executor *executor); /* NULL is fine */
 
-/* Takes a list. Thread: any. */
+/* Takes a list. A few intents are begun on the calling thread when the executor is asleep: a wake-up costs more than
+ * sending. Nothing in it waits: connections are made by the executor's own thread. Thread: any. */
 void executor_submit(struct executor *executor, struct intent *list);
 /* Intents submitted and not yet finished. Thread: any. */
 uint64_t executor_pending(const struct executor *executor);
@@ -39,7 +40,10 @@ bool executor_has_room(const struct executor *executor);
 int executor_set_source(struct executor *executor, const char *name, size_t name_len, const char *document,
                         size_t document_len, bool consumed, struct error *err);
 
-/* --- for actions and sinks, on the executor thread --- */
+/* --- for actions and sinks; all on the executor's thread, or on one that stands in for it --- */
+
+/* Whether this is the executor's own thread, which alone may wait (for a connection). */
+bool executor_is_here(const struct executor *executor);
 
 enum executor_outcome { EXECUTOR_DONE, EXECUTOR_RETRY, EXECUTOR_GIVE_UP };
 /* The end of one attempt. error: why, for the log and the dead letter (NULL when done). */

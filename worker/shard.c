@@ -29,6 +29,7 @@
 #include "worker/worker.h"
 
 #define BATCH 128 /* records taken from one ring before the next one's turn */
+#define HELP_ROUNDS 4 /* turns over all rings that a helper takes */
 #define IDLE_TIMEOUT (30 * CLOCK_S)
 
 struct shard {
@@ -38,6 +39,7 @@ struct shard {
     bool started;
     _Atomic bool stopping;
     struct doorbell bell;
+    pthread_mutex_t run; /* guards all below */
     struct arena_shard *stats;
     struct arena_thread *life;
     struct ring_consumer rings[ARENA_MAX_SOURCES];
@@ -123,8 +125,8 @@ int firing_intend(struct firing *firing, const struct action_type *action, const
     } else {
         *cut->intents_end = intent;
         cut->intents_end = &intent->next;
+        checkpoint_intent_waits(s->worker->checkpoint);
     }
-    checkpoint_intent_waits(s->worker->checkpoint);
     return 0;
 }
 
@@ -386,31 +388,37 @@ static void attach(struct shard *s, uint32_t n_rings)
         }
 }
 
+/* One turn over all rings; false when there was nothing. Requires: run. */
+static bool turn(struct shard *s)
+{
+    uint32_t n_rings = atomic_load(&s->worker->n_rings);
+    bool worked = false;
+    attach(s, n_rings);
+    for (uint32_t i = 0; i < n_rings; i++)
+        if (!(s->blocked >> i & 1))
+            worked |= take(s, i);
+    return worked;
+}
+
 static void *shard_main(void *data)
 {
     struct shard *s = data;
     worker_thread_enter(s->worker, ARENA_THREAD_SHARD + s->index, "shard");
-    atomic_store_explicit(&s->life->busy, 1, memory_order_relaxed);
     while (!atomic_load_explicit(&s->stopping, memory_order_relaxed)) {
-        uint32_t n_rings = atomic_load(&s->worker->n_rings);
-        bool worked = false;
-        attach(s, n_rings);
-        for (uint32_t i = 0; i < n_rings; i++)
-            if (!(s->blocked >> i & 1))
-                worked |= take(s, i);
-        if (worked)
-            continue;
-        doorbell_arm(&s->bell);
-        if (any_ready(s, n_rings)) {
-            doorbell_disarm(&s->bell);
-            continue;
-        }
-        atomic_store_explicit(&s->life->busy, 0, memory_order_relaxed);
-        doorbell_wait(&s->bell, IDLE_TIMEOUT);
-        arena_beat(s->life, clock_coarse_ns());
+        pthread_mutex_lock(&s->run);
         atomic_store_explicit(&s->life->busy, 1, memory_order_relaxed);
+        while (turn(s))
+            ;
+        doorbell_arm(&s->bell);
+        bool ready = any_ready(s, atomic_load(&s->worker->n_rings));
+        atomic_store_explicit(&s->life->busy, 0, memory_order_relaxed);
+        pthread_mutex_unlock(&s->run);
+        if (ready)
+            doorbell_disarm(&s->bell);
+        else
+            doorbell_wait(&s->bell, IDLE_TIMEOUT);
+        arena_beat(s->life, clock_coarse_ns());
     }
-    atomic_store_explicit(&s->life->busy, 0, memory_order_relaxed);
     return NULL;
 }
 
@@ -419,11 +427,31 @@ void shard_wake(struct shard *shard)
     doorbell_ring(&shard->bell);
 }
 
+void shard_help(struct shard *shard)
+{
+    if (pthread_mutex_trylock(&shard->run)) {
+        shard_wake(shard);
+        return;
+    }
+    unsigned own = worker_thread_stand_in(ARENA_THREAD_SHARD + shard->index);
+    arena_beat(shard->life, clock_coarse_ns());
+    atomic_store_explicit(&shard->life->busy, 1, memory_order_relaxed);
+    bool left = true;
+    for (int i = 0; i < HELP_ROUNDS && left; i++)
+        left = turn(shard);
+    atomic_store_explicit(&shard->life->busy, 0, memory_order_relaxed);
+    worker_thread_stand_in(own);
+    pthread_mutex_unlock(&shard->run);
+    if (left)
+        shard_wake(shard);
+}
+
 int shard_new(struct worker *worker, unsigned index, struct shard **ret_shard, struct error *err)
 {
     struct shard *s = calloc(1, sizeof *s);
     if (!s)
         return error_set(err, ERROR_MEMORY, "out of memory");
+    pthread_mutex_init(&s->run, NULL);
     s->worker = worker;
     s->index = index;
     s->stats = &worker->arena->shard[index];
@@ -462,6 +490,7 @@ void shard_free(struct shard *shard)
         changes_done(&shard->cuts[i].changes);
         intent_free_list(shard->cuts[i].intents);
     }
+    pthread_mutex_destroy(&shard->run);
     buffer_done(&shard->scratch);
     free(shard->dirty);
     free(shard);

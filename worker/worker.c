@@ -71,6 +71,13 @@ void worker_thread_enter(struct worker *worker, unsigned slot, const char *name)
     arena_beat(life, clock_coarse_ns());
 }
 
+unsigned worker_thread_stand_in(unsigned slot)
+{
+    unsigned before = fault_thread_slot - 1; /* wraps for a thread that is not one of ours, and back */
+    fault_thread_slot = slot + 1;
+    return before;
+}
+
 int worker_thread_start(unsigned long *ret_thread, void *(*run)(void *), void *data, struct error *err)
 {
     pthread_attr_t attributes;

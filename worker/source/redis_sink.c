@@ -189,6 +189,10 @@ static void pump(struct redis_sink *s)
     struct error err;
     if (s->backing_off || !s->waiting.head)
         return;
+    if (!s->redis && !executor_is_here(s->executor)) {
+        loop_timer_set(executor_loop(s->executor), 0, reconnect_due, s, NULL);
+        return;
+    }
     if (!s->redis && connect_sink(s, &err) < 0) {
         lose(s, &err);
         return;

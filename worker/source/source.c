@@ -28,6 +28,7 @@
 extern const struct source_type source_internal;
 
 #define PUBLISH_EVERY 64            /* records */
+#define SMALL_BATCH 8 /* records that are not worth waking a shard for */
 #define WAIT_TIMEOUT (30 * CLOCK_S) /* a net under every sleep */
 
 /* Checks {"name","class","parameters"} and finds the class. */
@@ -191,6 +192,7 @@ void source_begin_batch(struct source *source)
 {
     pthread_mutex_lock(&source->emit);
     source->router = atomic_load_explicit(&source->worker->router, memory_order_acquire);
+    source->batch_records = 0;
     atomic_store_explicit(&source->life->busy, 1, memory_order_relaxed);
     arena_beat(source->life, clock_coarse_ns());
 }
@@ -198,9 +200,18 @@ void source_begin_batch(struct source *source)
 void source_end_batch(struct source *source)
 {
     publish(source);
-    wake_shards(source);
+    uint32_t shards = source->woken_later;
+    bool small = source->batch_records <= SMALL_BATCH;
+    source->woken_later = 0;
     atomic_store(&source->changed, true); /* seq_cst: see checkpoint_changed() */
     pthread_mutex_unlock(&source->emit);
+    for (; shards; shards &= shards - 1) {
+        struct shard *shard = source->worker->shards[__builtin_ctz(shards)];
+        if (small)
+            shard_help(shard);
+        else
+            shard_wake(shard);
+    }
     checkpoint_changed(source->worker->checkpoint);
 }
 
@@ -219,7 +230,6 @@ void source_barrier(struct source *source, uint64_t epoch, uint32_t sources)
             abort(); /* the reserve is larger than a barrier, and only one is under way */
         *b = (struct record_barrier){.epoch = epoch, .sources = sources};
         ring_publish(&source->rings[i]);
-        shard_wake(source->worker->shards[i]);
     }
 }
 
@@ -276,6 +286,7 @@ static void push(struct source *s, unsigned shard, const struct route *const *ro
     r->n_lists = n;
     memcpy(record_lists(r), lists, n * sizeof lists[0]);
     cloudevent_pack(event, record_packed(r));
+    s->batch_records++;
     if (++s->unpublished >= PUBLISH_EVERY)
         publish(s);
 }

@@ -82,6 +82,7 @@ struct source {
     uint32_t touched; /* shards with records not yet published, as bits */
     uint32_t woken_later;
     unsigned unpublished;
+    unsigned batch_records; /* written since the batch began */
     struct changes
         changes[2]; /* dead letters: [filling] since the last barrier; the other one is the checkpoint's */
     unsigned filling;
@@ -111,7 +112,7 @@ void source_join(struct source *source);
 void source_free(struct source *source); /* joined or never started; NULL is fine */
 void source_wake(struct source *source); /* Thread: any */
 
-/* Writes a barrier behind everything delivered. Requires: emit. Thread: checkpoint. */
+/* Writes a barrier behind everything delivered; wakes nobody. Requires: emit. Thread: checkpoint. */
 void source_barrier(struct source *source, uint64_t epoch, uint32_t sources);
 
 /* --- for classes, on their thread --- */
