@@ -35,15 +35,17 @@
 
 #define SPACING_PER_COMMIT 4 /* an epoch opens at most once in this many durations of the last commit */
 #define RELOAD_SPACING (20 * CLOCK_MS)
-#define RELOAD_SPACING_FACTOR 3  /* and at most once in this many durations of the last reload */
+#define RELOAD_SPACING_FACTOR 3   /* and at most once in this many durations of the last reload */
 #define REFRESH_SPACING_FACTOR 50 /* likewise, when no change was told of */
 #define RETRY_FIRST (50 * CLOCK_MS)
 #define RETRY_LONGEST (5 * CLOCK_S)
 #define IDLE_TIMEOUT (30 * CLOCK_S)
+#define BEAT_EVERY (20 * CLOCK_MS) /* while it waits for others: it is not the one that hangs */
+* /
 #define RECOUNT_EVERY (10 * CLOCK_S) /* dead letters, while they are full */
 #define INTERNAL_OVERFLOW_FACTOR 10  /* times sink_max_size */
 
-struct checkpoint {
+    struct checkpoint {
     struct worker *worker;
     unsigned long thread;
     bool started;
@@ -79,9 +81,9 @@ struct checkpoint {
     uint64_t commit_ns;  /* duration of the last commit, from its first barrier */
     uint64_t refresh_ns; /* when to read the triggers again, although no change was told of */
     uint64_t reload_not_before_ns;
-    uint64_t reloaded_epoch; /* the last committed when triggers were read last */
-    struct changes changes;  /* of this thread: positions, internal events, completions */
-    struct buffer numbers;   /* keys of dead letters */
+    uint64_t armed_epoch;   /* the last committed when the watch was armed last */
+    struct changes changes; /* of this thread: positions, internal events, completions */
+    struct buffer numbers;  /* keys of dead letters */
     struct buffer position[ARENA_MAX_SOURCES];
     struct intent *taken; /* completed intents in the epoch under way */
     struct storage_op *ops;
@@ -263,7 +265,7 @@ static void wait_cuts(struct checkpoint *c)
             doorbell_disarm(&c->bell);
             break;
         }
-        doorbell_wait(&c->bell, CLOCK_S);
+        doorbell_wait(&c->bell, BEAT_EVERY);
         beat(c);
     }
 }
@@ -629,11 +631,26 @@ static int remove_sources(struct checkpoint *c, const struct source_changes *cha
     return 0;
 }
 
+/* Asks the storage to tell of the next change; without that, changes are looked for every trigger_refresh. */
+static void arm(struct checkpoint *c)
+{
+    struct error err;
+    int fd;
+    int r = c->storage->type->watch(c->storage, c->worker->workspace, &fd, &err);
+    if (c->watching != (r == 0))
+        worker_watch(c->worker, r == 0 ? fd : -1);
+    c->watching = r == 0;
+    c->armed_epoch = c->epoch;
+    c->watch_not_before_ns = clock_now_ns() + (uint64_t)c->worker->config->trigger_refresh_ns;
+}
+
 /* Brings triggers and event sources up to date. 0; 1: the thread must end. */
 static int reload(struct checkpoint *c)
 {
     struct error err;
     struct source_changes sources;
+    if (c->watching)
+        arm(c); /* before reading, so that nothing between is missed */
     uint64_t begun = clock_now_ns();
     pthread_mutex_lock(&c->lock);
     uint64_t number = ++c->reloads_begun;
@@ -660,7 +677,6 @@ static int reload(struct checkpoint *c)
     uint64_t refresh = (uint64_t)c->worker->config->trigger_refresh_ns;
     spacing = (now - begun) * REFRESH_SPACING_FACTOR;
     c->refresh_ns = now + (spacing > refresh ? spacing : refresh);
-    c->reloaded_epoch = c->epoch;
     pthread_mutex_lock(&c->lock);
     c->reloads_done = number;
     pthread_cond_broadcast(&c->reloaded);
@@ -668,21 +684,16 @@ static int reload(struct checkpoint *c)
     return 0;
 }
 
-/* Asks the storage to tell of changes by others; without that, they are looked for every trigger_refresh. */
 static void watch(struct checkpoint *c)
 {
-    struct error err;
-    int fd;
-    int r = c->storage->type->watch(c->storage, c->worker->workspace, &fd, &err);
-    c->watching = r == 0;
-    worker_watch(c->worker, r == 0 ? fd : -1);
-    c->watch_not_before_ns = clock_now_ns() + (uint64_t)c->worker->config->trigger_refresh_ns;
+    arm(c);
     checkpoint_reload(c); /* what changed before the watch was set */
 }
 
+/* Since the last commits a change would not have been told of, or not been told from ours. */
 static bool may_have_missed(const struct checkpoint *c)
 {
-    return c->watching && c->epoch != c->reloaded_epoch && !atomic_load(&c->reload_wanted);
+    return c->watching && c->epoch != c->armed_epoch && !atomic_load(&c->reload_wanted);
 }
 
 static void look_for_changes(struct checkpoint *c)
@@ -690,7 +701,7 @@ static void look_for_changes(struct checkpoint *c)
     struct error err;
     if (atomic_exchange(&c->storage_changed, false) && c->watching) {
         int r = c->storage->type->watch_read(c->storage, &err);
-        if (r == 0)
+        if (r == 0 && c->epoch == c->armed_epoch) /* else it may be of our own commit */
             checkpoint_reload(c);
         if (r < 0) {
             c->watching = false;
@@ -700,8 +711,7 @@ static void look_for_changes(struct checkpoint *c)
     }
     if (!c->watching && clock_now_ns() >= c->watch_not_before_ns)
         watch(c);
-    /* A change made in the same moment as a commit of ours may go untold: so look, but only if there were
-     * commits. */
+    /* An idle workflow stays armed, and asks for nothing. */
     if (may_have_missed(c) && clock_now_ns() >= c->refresh_ns)
         checkpoint_reload(c);
 }

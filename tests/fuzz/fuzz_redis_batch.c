@@ -51,7 +51,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         insist(frame.n_entries == batch.n_entries);
         if (frame.n_entries) {
             struct redis_id last = batch.entries[batch.n_entries - 1].id;
-            insist(last.ms == frame.last.ms && last.seq == frame.last.seq);
+            struct redis_id seen = redis_frame_last(&frame, text);
+            insist(last.ms == seen.ms && last.seq == seen.seq);
         }
     }
     redisReaderFree(reader);

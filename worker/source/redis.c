@@ -49,6 +49,7 @@ struct redis_source {
     struct redis_batch batch;
     bool asked;               /* an XREAD is on its way */
     struct redis_frame frame; /* its reply, looked at before it is parsed */
+    struct redis_id last;     /* its last entry, when whole */
     bool whole;               /* all of it is there */
     bool piecewise;           /* it is parsed without waiting for its end */
 
@@ -353,6 +354,8 @@ static int look_ahead(struct source *source, struct error *err)
     while (!s->whole && !s->piecewise && (r = redis_read_ahead(s->redis, &text, &len, err)) == 0) {
         int scanned = redis_frame_scan(&s->frame, text, len);
         s->whole = scanned == 0;
+        if (s->whole && s->frame.n_entries)
+            s->last = redis_frame_last(&s->frame, text);
         s->piecewise = scanned < 0 || (scanned > 0 && len > BYTES_WANTED * 2);
     }
     return s->whole || s->piecewise ? 0 : r;
@@ -599,7 +602,7 @@ static int round_trip(struct source *source, struct error *err)
     bool full = s->frame.n_entries >= asked_for;
     if (s->whole && s->frame.n_entries)
         adapt_count(s, s->frame.at, s->frame.n_entries);
-    if (s->whole && full && source_has_room(source) && ask(source, s->frame.last, err) < 0)
+    if (s->whole && full && source_has_room(source) && ask(source, s->last, err) < 0)
         return -1;
     r = wait_for(source, receive, err);
     if (r)

@@ -5,6 +5,7 @@
 
 #define BYTES_AT_MOST (16u << 20) /* text of one batch; one entry more may exceed it */
 #define FIELDS_AT_ONCE 4096
+#define HEADER_DIGITS 18 /* of a number in a header, so that it cannot overflow */
 #define KEEP_TEXT (4u << 20)
 
 /* Depth of the containers of an XREAD reply: [[stream, [[id, [name, value...]]...]]]. Each container's reply
@@ -70,22 +71,35 @@ static struct redis_id parse_id(const char *text, size_t len)
 
 /* --- looking ahead --- */
 
-/* The number in a RESP header line, [at, end); false when it is none. */
-static bool header_number(const char *at, const char *end, int64_t *ret_number)
+enum { LINE_WHOLE, LINE_PARTIAL, LINE_WRONG };
+
+/* The line at text + at, of which *ret_number is the number of an array or string header. Header lines are
+ * short: they are read byte by byte; others (errors, integers) are searched for their end. */
+static int read_line(const char *text, size_t len, size_t at, int64_t *ret_number, size_t *ret_next)
 {
-    bool negative = at < end && *at == '-';
-    if (negative)
-        at++;
-    if (at == end || end - at > 18)
-        return false;
-    int64_t n = 0;
-    for (; at < end; at++) {
-        if (*at < '0' || *at > '9')
-            return false;
-        n = n * 10 + (*at - '0');
+    if (at == len)
+        return LINE_PARTIAL;
+    char type = text[at++];
+    if (type != '*' && type != '$') {
+        const char *end = memchr(text + at, '\r', len - at);
+        if (!end || end + 1 == text + len)
+            return LINE_PARTIAL;
+        *ret_next = (size_t)(end + 2 - text);
+        return end[1] == '\n' ? LINE_WHOLE : LINE_WRONG;
     }
+    int64_t n = 0;
+    size_t first = at;
+    bool negative = at < len && text[at] == '-';
+    at += negative;
+    for (; at < len && text[at] >= '0' && text[at] <= '9' && at - first < HEADER_DIGITS; at++)
+        n = n * 10 + (text[at] - '0');
+    if (at + 1 >= len)
+        return LINE_PARTIAL;
+    if (at == first + negative || text[at] != '\r' || text[at + 1] != '\n')
+        return LINE_WRONG;
     *ret_number = negative ? -n : n;
-    return true;
+    *ret_next = at + 2;
+    return LINE_WHOLE;
 }
 
 /* An element has ended: so have the arrays whose last one it was. Returns whether the reply has. */
@@ -100,28 +114,25 @@ int redis_frame_scan(struct redis_frame *frame, const char *text, size_t len)
 {
     bool whole = false;
     while (!whole) {
-        const char *line = text + frame->at;
-        const char *end = frame->at < len ? memchr(line, '\r', len - frame->at) : NULL;
-        if (!end || end + 2 > text + len)
-            return 1;
-        if (end[1] != '\n')
-            return -1;
-        size_t next = (size_t)(end + 2 - text);
         int64_t n = 0;
-        if ((*line == '*' || *line == '$') && !header_number(line + 1, end, &n))
-            return -1;
-        if (*line == '*' && n > 0) {
+        size_t next;
+        int line = read_line(text, len, frame->at, &n, &next);
+        if (line != LINE_WHOLE)
+            return line == LINE_PARTIAL ? 1 : -1;
+        char type = text[frame->at];
+        if (type == '*' && n > 0) {
             if (frame->depth == REDIS_FRAME_DEPTH || (frame->depth == DEPTH_ENTRY - 1 && n != 2))
                 return -1;
             frame->left[frame->depth++] = n;
             frame->at = next;
             continue;
         }
-        if (*line == '$' && n >= 0) {
+        if (type == '$' && n >= 0) {
             if (len - next < (size_t)n + 2)
                 return 1;
             if (frame->depth == DEPTH_ENTRY && frame->left[DEPTH_ENTRY - 1] == 2) {
-                frame->last = parse_id(text + next, (size_t)n);
+                frame->last_at = next;
+                frame->last_len = (size_t)n;
                 frame->n_entries++;
             }
             next += (size_t)n + 2;
@@ -130,6 +141,11 @@ int redis_frame_scan(struct redis_frame *frame, const char *text, size_t len)
         whole = element_done(frame);
     }
     return 0;
+}
+
+struct redis_id redis_frame_last(const struct redis_frame *frame, const char *text)
+{
+    return parse_id(text + frame->last_at, frame->last_len);
 }
 
 /* --- parsing --- */
@@ -176,7 +192,7 @@ static void add_field(struct redis_batch *b, const char *text, size_t len)
     struct redis_entry *e = &b->entries[b->n_entries - 1];
     char *to = b->text.cap - b->text.len >= len && b->text.data ? b->text.data + b->text.len
                                                                 : buffer_reserve(&b->text, len);
-    if (!to || !make_room_fields(b, 1)) {
+    if (!to || (b->n_fields == b->fields_cap && !make_room_fields(b, 1))) {
         give_up_entry(b);
         return;
     }

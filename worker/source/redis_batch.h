@@ -49,12 +49,15 @@ struct redis_frame {
     unsigned depth;                  /* of open arrays */
     int64_t left[REDIS_FRAME_DEPTH]; /* elements to come in each */
     size_t n_entries;
-    struct redis_id last;
+    size_t last_at; /* the text of the last entry's id */
+    size_t last_len;
 };
 
 /* Goes on over text[0, len), which begins with the reply and has grown since the last call. Returns 0 when
  * the reply is whole, 1 when not yet, -1 when it is not what an XREAD answers (hiredis will say). */
 int redis_frame_scan(struct redis_frame *frame, const char *text, size_t len);
+/* The id of the last entry (n_entries > 0). */
+struct redis_id redis_frame_last(const struct redis_frame *frame, const char *text);
 
 /* For redis_set_reader; privdata is the batch. */
 redisReplyObjectFunctions *redis_batch_functions(void);

@@ -28,8 +28,9 @@
 extern const struct source_type source_internal;
 
 #define PUBLISH_EVERY 64            /* records */
-#define SMALL_BATCH 8 /* records that are not worth waking a shard for */
+#define SMALL_BATCH 8               /* records that are not worth waking a shard for */
 #define WAIT_TIMEOUT (30 * CLOCK_S) /* a net under every sleep */
+#define BEAT_EVERY (20 * CLOCK_MS)  /* while it waits for others: it is not the one that hangs */
 
 /* Checks {"name","class","parameters"} and finds the class. */
 static int read_document(struct source *s, struct json_value *ret_parameters, struct error *err)
@@ -245,7 +246,7 @@ static void wait_space(struct source *s, unsigned shard, uint64_t bytes)
             doorbell_disarm(space);
             return;
         }
-        doorbell_wait(space, CLOCK_S);
+        doorbell_wait(space, BEAT_EVERY);
         arena_beat(s->life, clock_coarse_ns());
     }
 }
@@ -303,17 +304,17 @@ static unsigned route_event(struct source *s, const struct cloudevent *event, co
         for (unsigned j = 0; j < s->worker->n_shards; j++)
             shards |= routes[i]->lists[j].n ? 1u << j : 0;
     if (!shards)
-        return 0;
-    unsigned n = (unsigned)__builtin_popcount(shards);
+        return false;
+    bool only = !(shards & (shards - 1));
     struct record_event head = {.position = {position[0], position[1]},
                                 .source = s->name_hash,
                                 .source_index = s->index,
-                                .only = n == 1,
+                                .only = only,
                                 .has_key = has_key};
     size_t packed = cloudevent_packed_size(event);
     for (uint32_t left = shards; left; left &= left - 1)
         push(s, (unsigned)__builtin_ctz(left), routes, n_routes, &head, event, packed);
-    return n;
+    return true;
 }
 
 /* Whether this event has killed the worker too often. The table does not change while the worker runs. */
