@@ -849,54 +849,144 @@ static bool readable(int fd, int timeout_ms)
     return poll(&p, 1, timeout_ms) > 0;
 }
 
+/* The server sends a notification before it takes its next command, so after a PING it is there. */
+static void assert_watch_silent(struct storage *storage, int fd)
+{
+    COMMAND(&shared, "PING");
+    assert_false(readable(fd, 0));
+    assert_int_equal(storage->type->watch_read(storage, &err), STORAGE_ABSENT);
+}
+
+static void assert_watch_told(struct storage *storage, int fd)
+{
+    assert_true(readable(fd, 20000));
+    assert_int_equal(storage->type->watch_read(storage, &err), 0);
+    assert_int_equal(storage->type->watch_read(storage, &err), STORAGE_ABSENT);
+}
+
+/* Arms; the descriptor is to stay the same (*fd < 0: is new). */
+static void arm(struct storage *storage, int *fd)
+{
+    int armed = -1;
+    if (storage->type->watch(storage, "w", &armed, &err) != 0)
+        fail_msg("watch: %s", err.message);
+    if (*fd >= 0)
+        assert_int_equal(armed, *fd);
+    *fd = armed;
+}
+
 static void test_watch(void **state)
+{
+    (void)state;
+    struct storage *storage = begin();
+    int fd = -1;
+    arm(storage, &fd);
+    assert_watch_silent(storage, fd);
+    COMMAND(&shared, "HSET w-triggers t x"); /* makes the key */
+    assert_watch_told(storage, fd);
+    COMMAND(&shared, "HSET w-triggers t y"); /* one-shot */
+    assert_watch_silent(storage, fd);
+    arm(storage, &fd);
+    assert_watch_silent(storage, fd);
+    COMMAND(&shared, "HSET w-triggersX t x");
+    COMMAND(&shared, "HSET w-trigger t x");
+    COMMAND(&shared, "HSET w-event_sources2 t x");
+    COMMAND(&shared, "HSET other-triggers t x");
+    COMMAND(&shared, "HSET w-timers t x");
+    assert_watch_silent(storage, fd);
+    COMMAND(&shared, "HSET w-event_sources s x");
+    assert_watch_told(storage, fd);
+    COMMAND(&shared, "HDEL w-triggers t"); /* the other set has not changed so far */
+    assert_watch_told(storage, fd);
+    arm(storage, &fd);
+    COMMAND(&shared, "DEL w-event_sources");
+    assert_watch_told(storage, fd);
+    arm(storage, &fd);
+    COMMAND(&shared, "FLUSHALL");
+    assert_watch_told(storage, fd);
+    arm(storage, &fd);
+    arm(storage, &fd); /* twice is once */
+    COMMAND(&shared, "HSET w-triggers t x");
+    assert_watch_told(storage, fd);
+    COMMAND(&shared, "HSET w-triggers t y");
+    assert_watch_silent(storage, fd);
+    storage_close(storage);
+}
+
+static int count_field(void *data, const char *key, size_t key_len, const char *value, size_t value_len)
+{
+    (void)key, (void)key_len, (void)value, (void)value_len;
+    (*(int *)data)++;
+    return 0;
+}
+
+/* A commit is told of once, as anybody's change; neither it nor a load arms anything. */
+static void test_watch_own_commits(void **state)
 {
     (void)state;
     struct storage *storage = begin();
     struct storage_op ops[] = {op(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL),
                                op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "absent", "{}", ""),
-                               op(STORAGE_EVENT_SOURCES, STORAGE_PUT, "s", "{}", NULL)};
+                               op(STORAGE_EVENT_SOURCES, STORAGE_PUT, "s", "{}", NULL),
+                               op(STORAGE_OUTBOX, STORAGE_PUT, "1", "{}", NULL)};
     int fd = -1;
-    assert_int_equal(storage->type->watch(storage, "w", &fd, &err), 0);
-    assert_false(readable(fd, 0));
-    /* The server sends a notification before it takes its next command, so after a PING it is there. */
-    assert_int_equal(commit(storage, 1, ops, 3), 0);
+    int loaded = 0;
+    uint64_t epoch = 0;
+    arm(storage, &fd);
+    assert_int_equal(commit(storage, ++epoch, ops + 1, 1), 0); /* changes nothing */
+    assert_int_equal(commit(storage, ++epoch, ops + 3, 1), 0);
+    assert_watch_silent(storage, fd);
+    assert_int_equal(commit(storage, ++epoch, ops, 4), 0);
     COMMAND(&shared, "PING");
-    assert_int_equal(storage->type->watch_read(storage, &err), STORAGE_ABSENT);
-    assert_int_equal(commit(storage, 2, ops + 1, 1), 0); /* changes nothing */
-    COMMAND(&shared, "HSET w-triggersX t x");
-    COMMAND(&shared, "HSET other-triggers t x");
-    COMMAND(&shared, "PING");
-    assert_int_equal(storage->type->watch_read(storage, &err), STORAGE_ABSENT);
+    assert_watch_told(storage, fd);
+    for (int i = 0; i < 100; i++) {
+        assert_int_equal(commit(storage, ++epoch, ops, 4), 0);
+        assert_int_equal(storage->type->load(storage, "w", STORAGE_TRIGGERS, count_field, &loaded, &err), 0);
+    }
+    assert_int_equal(loaded, 100);
+    assert_watch_silent(storage, fd);
     COMMAND(&shared, "HSET w-triggers t x");
-    assert_true(readable(fd, 20000));
-    assert_int_equal(storage->type->watch_read(storage, &err), 0);
-    assert_int_equal(storage->type->watch_read(storage, &err), STORAGE_ABSENT);
-    COMMAND(&shared, "DEL w-event_sources");
-    assert_true(readable(fd, 20000));
-    assert_int_equal(storage->type->watch_read(storage, &err), 0);
-    assert_int_equal(commit(storage, 3, ops, 3), 0);
-    COMMAND(&shared, "HDEL w-triggers t");
-    COMMAND(&shared, "PING");
-    assert_int_equal(storage->type->watch_read(storage, &err), 0); /* one of ours, and one that is not */
-    COMMAND(&shared, "FLUSHALL");
-    assert_true(readable(fd, 20000));
-    assert_int_equal(storage->type->watch_read(storage, &err), 0);
-    /* Lost, and set up again. */
-    COMMAND(&shared, "CLIENT KILL TYPE pubsub");
-    assert_true(readable(fd, 20000));
-    assert_int_equal(storage->type->watch_read(storage, &err), -1);
-    assert_int_equal(err.code, ERROR_UNAVAILABLE);
-    assert_int_equal(storage->type->watch_read(storage, &err), -1);
-    assert_int_equal(storage->type->watch(storage, "w", &fd, &err), 0);
-    COMMAND(&shared, "HSET w-triggers t x");
-    assert_true(readable(fd, 20000));
-    assert_int_equal(storage->type->watch_read(storage, &err), 0);
+    assert_watch_silent(storage, fd);
+    arm(storage, &fd);
+    assert_int_equal(commit(storage, ++epoch, ops + 3, 1), 0);
+    COMMAND(&shared, "HSET w-triggers t y");
+    assert_watch_told(storage, fd);
     storage_close(storage);
 }
 
-/* After a commit without an answer nobody knows how many notifications are ours. */
-static void test_watch_after_lost_answer(void **state)
+/* Either of the two connections breaks. */
+static void test_watch_reconnect(void **state)
+{
+    (void)state;
+    static const char *const kills[] = {"CLIENT KILL TYPE pubsub", "CLIENT KILL TYPE normal"};
+    struct storage *storage = begin();
+    int fd = -1;
+    arm(storage, &fd);
+    for (size_t i = 0; i < 2; i++) {
+        COMMAND(&shared, kills[i]);
+        assert_true(readable(fd, 20000));
+        assert_int_equal(storage->type->watch_read(storage, &err), -1);
+        assert_int_equal(err.code, ERROR_UNAVAILABLE);
+        assert_int_equal(storage->type->watch_read(storage, &err), -1);
+        arm(storage, &fd);
+        COMMAND(&shared, "HSET w-triggers t 1");
+        assert_watch_told(storage, fd);
+        COMMAND(&shared, kills[i]); /* found by the next watch */
+        arm(storage, &fd);
+        COMMAND(&shared, "HSET w-event_sources t 2");
+        assert_watch_told(storage, fd);
+        COMMAND(&shared, kills[i]); /* found by another call */
+        assert_int_equal(storage->type->workspace_exists(storage, "w", &err), 0);
+        assert_true(readable(fd, 20000));
+        assert_int_equal(storage->type->watch_read(storage, &err), -1);
+        arm(storage, &fd);
+    }
+    COMMAND(&shared, "HSET w-triggers t 3");
+    assert_watch_told(storage, fd);
+    storage_close(storage);
+}
+
+static void test_watch_restart(void **state)
 {
     (void)state;
     need_server();
@@ -906,14 +996,17 @@ static void test_watch_after_lost_answer(void **state)
     COMMAND(&server, "HSET triggerflow-workspaces w 100.5");
     struct storage *storage = open_on(server.port);
     claim(storage, "w", "me");
-    assert_int_equal(storage->type->watch(storage, "w", &fd, &err), 0);
+    arm(storage, &fd);
     redis_server_kill(&server);
     assert_int_equal(commit(storage, 1, NULL, 0), -1);
     assert_true(readable(fd, 20000));
     assert_int_equal(storage->type->watch_read(storage, &err), -1);
     assert_int_equal(storage->type->watch(storage, "w", &fd, &err), -1);
+    assert_int_equal(err.code, ERROR_UNAVAILABLE);
     assert_int_equal(redis_server_restart(&server), 0);
-    assert_int_equal(storage->type->watch(storage, "w", &fd, &err), 0);
+    arm(storage, &fd);
+    COMMAND(&server, "HSET w-triggers t x");
+    assert_watch_told(storage, fd);
     storage_close(storage);
     redis_server_done(&server);
 }
@@ -927,12 +1020,28 @@ static void test_watch_refused(void **state)
     assert_int_equal(redis_server_run(&server, NULL), 0);
     COMMAND(&server, "ACL SETUSER nochannel on >pw ~* resetchannels +@all");
     COMMAND(&server, "ACL SETUSER notracking on >pw ~* &* +@all -client|tracking");
+    COMMAND(&server, "ACL SETUSER nocaching on >pw ~* &* +@all -client|caching");
+    COMMAND(&server, "ACL SETUSER nosubscribe on >pw ~* &* +@all -subscribe");
+    COMMAND(&server, "ACL SETUSER nokeys on >pw ~triggerflow-workspaces &* +@all");
     struct storage *storage = open_as(server.port, "nochannel");
     assert_int_equal(storage->type->watch(storage, "w", &fd, &err), STORAGE_ABSENT);
     assert_int_equal(storage->type->workspace_exists(storage, "w", &err), STORAGE_ABSENT);
     storage_close(storage);
-    storage = open_as(server.port, "notracking");
+    static const char *const others[] = {"notracking", "nocaching", "nosubscribe", "nokeys"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        storage = open_as(server.port, others[i]);
+        assert_int_equal(storage->type->watch(storage, "w", &fd, &err), STORAGE_ABSENT);
+        assert_int_equal(storage->type->watch_read(storage, &err), -1); /* nothing is watched */
+        storage_close(storage);
+    }
+    /* Permitted in the meantime. */
+    storage = open_as(server.port, "nocaching");
     assert_int_equal(storage->type->watch(storage, "w", &fd, &err), STORAGE_ABSENT);
+    COMMAND(&server, "ACL SETUSER nocaching +client|caching");
+    fd = -1;
+    arm(storage, &fd);
+    COMMAND(&server, "HSET w-triggers t x");
+    assert_watch_told(storage, fd);
     storage_close(storage);
     redis_server_done(&server);
 }
@@ -989,7 +1098,9 @@ int main(void)
         cmocka_unit_test_setup(test_server_restart, flush),
         cmocka_unit_test_setup(test_tls, flush),
         cmocka_unit_test_setup(test_watch, flush),
-        cmocka_unit_test_setup(test_watch_after_lost_answer, flush),
+        cmocka_unit_test_setup(test_watch_own_commits, flush),
+        cmocka_unit_test_setup(test_watch_reconnect, flush),
+        cmocka_unit_test_setup(test_watch_restart, flush),
         cmocka_unit_test_setup(test_watch_refused, flush),
     };
     return cmocka_run_group_tests_name("storage", tests, start_shared, stop_shared);

@@ -40,12 +40,11 @@
 #define RETRY_FIRST (50 * CLOCK_MS)
 #define RETRY_LONGEST (5 * CLOCK_S)
 #define IDLE_TIMEOUT (30 * CLOCK_S)
-#define BEAT_EVERY (20 * CLOCK_MS) /* while it waits for others: it is not the one that hangs */
-* /
+#define BEAT_EVERY (20 * CLOCK_MS)   /* while it waits for others: it is not the one that hangs */
 #define RECOUNT_EVERY (10 * CLOCK_S) /* dead letters, while they are full */
 #define INTERNAL_OVERFLOW_FACTOR 10  /* times sink_max_size */
 
-    struct checkpoint {
+struct checkpoint {
     struct worker *worker;
     unsigned long thread;
     bool started;

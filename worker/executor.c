@@ -43,12 +43,14 @@ struct executor {
     _Atomic bool stopping;
     _Atomic uint64_t pending;
     struct arena_thread *life;
-    pthread_mutex_t run;  /* who holds it is the executor for the moment: guards all of it that is not said otherwise */
+    pthread_mutex_t
+        run; /* who holds it is the executor for the moment: guards all of it that is not said otherwise */
     pthread_mutex_t lock;
     struct intent *submitted;      /* Requires: lock */
     struct intent **submitted_end; /* Requires: lock */
     struct hash_table targets;     /* Requires: lock; entries live as long as the executor */
     struct intent *waiting;        /* for their next attempt. Thread: executor */
+    uint64_t retry_ns;             /* when the first of them is due; 0: no timer is set */
     uint64_t random;
 };
 
@@ -92,6 +94,16 @@ static void start(struct executor *x, struct intent *intent)
     intent->action->start(x, intent);
 }
 
+static void retry_due(void *data);
+
+static void set_retry_timer(struct executor *x, uint64_t at)
+{
+    if (x->retry_ns && x->retry_ns <= at)
+        return;
+    x->retry_ns = at;
+    loop_timer_set(x->loop, at, retry_due, x, NULL);
+}
+
 static void retry_due(void *data)
 {
     struct executor *x = data;
@@ -110,8 +122,9 @@ static void retry_due(void *data)
             next = intent->not_before_ns;
         link = &intent->wait_next;
     }
+    x->retry_ns = 0;
     if (next != UINT64_MAX)
-        loop_timer_set(x->loop, next, retry_due, x, NULL);
+        set_retry_timer(x, next);
     while (due) {
         struct intent *intent = due;
         due = due->wait_next;
@@ -138,7 +151,7 @@ static void retry_later(struct executor *x, struct intent *intent, const struct 
     intent->not_before_ns = clock_now_ns() + retry_delay(x, intent->attempts);
     intent->wait_next = x->waiting;
     x->waiting = intent;
-    loop_timer_set(x->loop, clock_now_ns() + RETRY_FIRST / 8, retry_due, x, NULL);
+    set_retry_timer(x, intent->not_before_ns);
 }
 
 /* Starts what was submitted. Requires: run. */

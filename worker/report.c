@@ -12,14 +12,17 @@
 #include "common/loop.h"
 
 #define MAX_WARNINGS 8
-#define MAX_LIST 16384 /* bytes of a list of broken things in the message */
+#define MAX_LIST                                                                                           \
+    8192 /* bytes of a list of broken things in the message: with all else at its longest it fits a packet \
+          */
+#define MAX_NAME 65 /* bytes of a source's name */
 
 struct source_line {
     bool used;
-    char *name;
+    char name[MAX_NAME];
     const char *class_name;
     enum arena_source_state state;
-    char error[200];
+    char error[160];
 };
 
 struct warning {
@@ -59,8 +62,6 @@ void report_free(struct report *report)
 {
     if (!report)
         return;
-    for (size_t i = 0; i < ARENA_MAX_SOURCES; i++)
-        free(report->sources[i].name);
     buffer_done(&report->broken_triggers);
     buffer_done(&report->broken_sources);
     pthread_mutex_destroy(&report->lock);
@@ -137,11 +138,8 @@ void report_source(struct report *report, unsigned index, const char *name, cons
 {
     struct source_line *s = &report->sources[index];
     pthread_mutex_lock(&report->lock);
-    bool changed = !s->used || s->state != state || !s->name || strcmp(s->name, name) != 0;
-    if (!s->name || strcmp(s->name, name) != 0) {
-        free(s->name);
-        s->name = strdup(name);
-    }
+    bool changed = !s->used || s->state != state;
+    changed |= replace(s->name, sizeof s->name, name);
     s->used = true;
     s->class_name = class_name;
     s->state = state;
@@ -229,7 +227,7 @@ static void write_sources(struct report *r, struct buffer *out)
     buffer_append_text(out, ",\"sources\":[");
     for (size_t i = 0; i < ARENA_MAX_SOURCES; i++) {
         struct source_line *s = &r->sources[i];
-        if (!s->used || !s->name || i == 0)
+        if (!s->used || i == 0)
             continue;
         buffer_printf(out, "%s{", comma);
         text_member(out, "name", s->name);

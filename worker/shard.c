@@ -13,6 +13,7 @@
 #include "common/cloudevent.h"
 #include "common/config.h"
 #include "common/error.h"
+#include "common/json.h"
 #include "common/log.h"
 #include "common/ring.h"
 #include "worker/action/action.h"
@@ -28,7 +29,7 @@
 #include "worker/trigger.h"
 #include "worker/worker.h"
 
-#define BATCH 128 /* records taken from one ring before the next one's turn */
+#define BATCH 128     /* records taken from one ring before the next one's turn */
 #define HELP_ROUNDS 4 /* turns over all rings that a helper takes */
 #define IDLE_TIMEOUT (30 * CLOCK_S)
 
@@ -135,6 +136,8 @@ void firing_finish(struct firing *firing)
     struct shard_cut *cut = current(firing->shard);
     cut->finished++;
     snprintf(cut->finished_trigger, sizeof cut->finished_trigger, "%s", firing->trigger->id);
+    for (size_t len = strlen(cut->finished_trigger); !utf8_valid(cut->finished_trigger, len);)
+        cut->finished_trigger[--len] = '\0'; /* cut inside a character */
     checkpoint_intent_waits(firing->shard->worker->checkpoint);
 }
 
