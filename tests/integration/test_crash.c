@@ -1,0 +1,594 @@
+/* Kills, and what must be left of a workflow after them: exactly what a sequential run of the same events
+ * leaves (tests/support/reference.h). The real worker, supervisor and redis-server are killed with SIGKILL at
+ * random instants while events are published, and the worker at every named crash point (make SAN=crash).
+ *
+ * TRIGGERFLOW_KILLS: random kills in all (200). TRIGGERFLOW_SEED: repeats a run's random choices, though not
+ * the instants. TRIGGERFLOW_KEEP: with it the logs are shown at the end of each run. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include <json-c/json.h>
+
+#include "tests/support/process.h"
+#include "tests/support/redis_server.h"
+#include "tests/support/reference.h"
+#include "tests/support/supervisor_bed.h"
+#include "tests/support/wait.h"
+#include "tests/support/workspace.h"
+
+#define MAX_EVENT_BYTES 65536
+#define KILLS_PER_RUN 20
+#define CHUNK 24 /* events published at once, at most */
+#define BURST 250
+#define RUNNING "event=worker_state state=running"
+#define LIFE_MOST (80 * CLOCK_MS)
+
+/* --- the workload --- */
+
+#define NEVER 1000000000
+
+static const struct reference_trigger triggers[] = {
+    {"join0", "e.join", "s0", REFERENCE_JOIN, 1, .action = REFERENCE_EMIT_OUT, .emit_type = "o.join"},
+    {"join1", "e.join", "s1", REFERENCE_JOIN, 3, .action = REFERENCE_PASS},
+    {"join2", "e.join", "s2", REFERENCE_JOIN, 10, .action = REFERENCE_EMIT_OUT, .emit_type = "o.join"},
+    {"join3", "e.join", "s3", REFERENCE_JOIN, 25, .action = REFERENCE_TERMINATE},
+    {"join4", "e.join", "s4", REFERENCE_JOIN, 50, .action = REFERENCE_EMIT_OUT, .emit_type = "o.join"},
+    {"join5", "e.join", "s5", REFERENCE_JOIN, 60, .action = REFERENCE_EMIT_OUT, .emit_type = "o.join"},
+    {"join6", "e.join", "s6", REFERENCE_JOIN, NEVER, .action = REFERENCE_TERMINATE},
+    {"join_all", "e.join", "*", REFERENCE_JOIN, 400, .action = REFERENCE_TERMINATE},
+    {"count0", "e.count", "c0", REFERENCE_THRESHOLD, 1, .action = REFERENCE_EMIT_OUT, .emit_type = "o.count"},
+    {"count1", "e.count", "c1", REFERENCE_THRESHOLD, 20, .action = REFERENCE_EMIT_OUT,
+     .emit_type = "o.count"},
+    {"count2", "e.count", "c2", REFERENCE_THRESHOLD, 40, .action = REFERENCE_PASS},
+    {"count3", "e.count", "c3", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
+    {"functions0", "e.functions", "f0", REFERENCE_FUNCTION_JOIN, 5, .action = REFERENCE_EMIT_OUT,
+     .emit_type = "o.functions"},
+    {"functions1", "e.functions", "f1", REFERENCE_FUNCTION_JOIN, 30, .action = REFERENCE_TERMINATE},
+    {"functions2", "e.functions", "f2", REFERENCE_FUNCTION_JOIN, NEVER, .action = REFERENCE_PASS},
+    {"true0", "e.true", "t0", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_OUT, .emit_type = "o.true"},
+    {"true1", "e.true", "t1", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_OUT, .emit_type = "o.true"},
+    {"true2", "e.true", "t2", REFERENCE_TRUE, 0, .action = REFERENCE_PASS},
+    {"true_all", "e.true", "*", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
+    {"any_type", "*", "t1", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
+    {"key0", "e.key", "k0", REFERENCE_JOIN, 10, .action = REFERENCE_EMIT_OUT, .emit_type = "o.key"},
+    {"key1", "e.key", "k1", REFERENCE_JOIN, 40, .action = REFERENCE_EMIT_OUT, .emit_type = "o.key"},
+    {"key_count", "e.key", "k1", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
+    {"key_functions", "e.key", "*", REFERENCE_FUNCTION_JOIN, 70, .action = REFERENCE_EMIT_OUT,
+     .emit_type = "o.key"},
+    /* Internal events: a chain of three, in a certain order. */
+    {"chain0", "e.chain", "x0", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_INTERNAL, .emit_type = "i.b"},
+    {"chain1", "e.chain", "x1", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_INTERNAL, .emit_type = "i.b"},
+    {"chain_join0", "i.b", "x0", REFERENCE_JOIN, 20, .action = REFERENCE_EMIT_OUT, .emit_type = "o.chain"},
+    {"chain_join1", "i.b", "x1", REFERENCE_JOIN, 15, .action = REFERENCE_EMIT_INTERNAL,
+     .emit_type = "i.none"},
+    {"chain_more", "i.b", "x0", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_INTERNAL, .emit_type = "i.c"},
+    {"chain_end", "i.c", "x0", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_OUT, .emit_type = "o.end"},
+    {"chain_count", "i.c", "x0", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
+    /* Emitted into the stream that the workflow itself reads. */
+    {"back0", "e.back", "b0", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_BACK, .emit_type = "l.x"},
+    {"back1", "e.back", "b1", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_BACK, .emit_type = "l.x"},
+    {"back2", "e.back", "b2", REFERENCE_JOIN, 8, .action = REFERENCE_EMIT_BACK, .emit_type = "l.none"},
+    {"back_join", "l.x", "b0", REFERENCE_JOIN, 30, .action = REFERENCE_EMIT_OUT, .emit_type = "o.back",
+     .own_data = true},
+    {"back_true", "l.x", "b0", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_OUT, .emit_type = "o.back",
+     .unordered = true},
+    {"back_count", "l.x", "*", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
+    /* Transient ones. */
+    {"once0", "e.once", "r0", REFERENCE_JOIN, 7, .action = REFERENCE_PASS, .transient = true},
+    {"once1", "e.once", "r1", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_OUT, .emit_type = "o.once",
+     .transient = true},
+    {"once1_count", "e.once", "r1", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
+    {"once2", "e.once", "r2", REFERENCE_JOIN, 40, .action = REFERENCE_EMIT_OUT, .emit_type = "o.once",
+     .transient = true},
+    {"once2_count", "e.once", "r2", REFERENCE_JOIN, NEVER, .action = REFERENCE_PASS},
+};
+
+static const struct kind {
+    const char *type;
+    char subject; /* and a number below `subjects` */
+    unsigned subjects;
+    unsigned weight;
+} kinds[] = {
+    {"e.join", 's', 7, 300}, {"e.count", 'c', 4, 120}, {"e.functions", 'f', 3, 100},
+    {"e.true", 't', 3, 120}, {"e.key", 'k', 2, 100},   {"e.chain", 'x', 2, 100},
+    {"e.back", 'b', 3, 60},  {"e.once", 'r', 3, 40},   {"e.none", 'n', 2, 3},
+};
+
+/* --- randomness --- */
+
+static uint64_t random_state;
+
+static uint64_t random_below(uint64_t n)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (random_state >> 11) % n;
+}
+
+static uint64_t seed;
+static unsigned kills_wanted = 200;
+
+static void read_settings(void)
+{
+    const char *text = getenv("TRIGGERFLOW_SEED");
+    if (!text || !*text || !(seed = strtoull(text, NULL, 0)))
+        if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+            seed = clock_now_ns() | 1;
+    text = getenv("TRIGGERFLOW_KILLS");
+    if (text && *text)
+        kills_wanted = (unsigned)strtoul(text, NULL, 10);
+    random_state = seed ? seed : 1;
+    printf("TRIGGERFLOW_SEED=%llu TRIGGERFLOW_KILLS=%u\n", (unsigned long long)seed, kills_wanted);
+}
+
+/* --- a run --- */
+
+struct run {
+    struct redis_server *redis;
+    struct workspace workspace;
+    struct reference *reference;
+    struct process worker; /* not under the supervisor */
+    char program[PATH_MAX];
+    char crash_file[160];
+    unsigned published;
+    unsigned killed;
+    unsigned running_before; /* lives of the worker that came to run, before the present one */
+    bool calm;               /* without events that have no trigger: the worker is never held up */
+};
+
+static char folder[64];
+static struct redis_server plain;
+
+/* One event with random attributes; their text lives in `text`. */
+struct event_text {
+    char id[24];
+    char subject[16];
+    char key[16];
+    char data[32];
+};
+
+static const struct kind *choose_kind(const struct run *r)
+{
+    unsigned total = 0;
+    size_t n = sizeof kinds / sizeof kinds[0] - r->calm;
+    for (size_t k = 0; k < n; k++)
+        total += kinds[k].weight;
+    const struct kind *kind = kinds;
+    for (uint64_t left = random_below(total); left >= kind->weight; kind++)
+        left -= kind->weight;
+    return kind;
+}
+
+static struct publication choose_event(struct run *r, struct event_text *text)
+{
+    static char large[40001];
+    static char oversized[MAX_EVENT_BYTES + 1];
+    const struct kind *kind = choose_kind(r);
+    uint64_t subject = random_below(kind->subjects);
+    if (r->calm && kind->subject == 'r' && !subject)
+        subject = 1; /* r0 has a transient trigger only */
+    memset(large, 'l', sizeof large - 1);
+    memset(oversized, 'o', sizeof oversized - 1);
+    snprintf(text->id, sizeof text->id, "event-%u", r->published);
+    snprintf(text->subject, sizeof text->subject, "%c%u", kind->subject, (unsigned)subject);
+    snprintf(text->key, sizeof text->key, "key-%u", (unsigned)random_below(200));
+    snprintf(text->data, sizeof text->data, "{\"n\":%u}", r->published++);
+    struct publication event = {.id = text->id,
+                                .type = kind->type,
+                                .subject = text->subject,
+                                .data = text->data,
+                                .key = kind->subject == 'k' ? text->key : NULL};
+    if (!random_below(100))
+        event.id = NULL;
+    else if (!random_below(300))
+        event.data = random_below(2) ? large : oversized;
+    return event;
+}
+
+static void publish(struct run *r, unsigned n)
+{
+    struct publication events[CHUNK];
+    struct event_text texts[CHUNK];
+    for (unsigned i = 0; i < n; i++)
+        events[i] = choose_event(r, &texts[i]);
+    /* When redis-server has just been killed, some of them may be in the stream: what is there counts. */
+    (void)workspace_publish(&r->workspace, r->workspace.name, events, n);
+}
+
+static void publish_many(struct run *r, unsigned n)
+{
+    for (; n > CHUNK; n -= CHUNK)
+        publish(r, CHUNK);
+    publish(r, n);
+}
+
+static void begin(struct run *r, struct redis_server *redis, const char *name)
+{
+    char out[80], log[160];
+    *r = (struct run){.redis = redis, .calm = random_below(3)};
+    assert_int_equal(workspace_create(&r->workspace, redis, name), 0);
+    snprintf(out, sizeof out, "%s-out", name);
+    redisReply *reply = redis_server_do(redis, "DEL %s %s", name, out);
+    assert_non_null(reply);
+    freeReplyObject(reply);
+    assert_int_equal(workspace_source(&r->workspace, "in", name, ""), 0);
+    assert_int_equal(workspace_source(&r->workspace, "out", out, ",\"consume\":false"), 0);
+    r->reference = reference_new(&r->workspace, triggers, sizeof triggers / sizeof triggers[0]);
+    assert_int_equal(reference_store(r->reference, &r->workspace), 0);
+    snprintf(log, sizeof log, "%s/%s.log", folder, name);
+    process_init(&r->worker, log);
+    process_program("triggerflow-worker", r->program);
+    snprintf(r->crash_file, sizeof r->crash_file, "%s/%s.crash", folder, name);
+}
+
+static void start_worker(struct run *r)
+{
+    /* Limits that change from life to life; the small ones are reached. */
+    static const char *const intervals[] = {"TRIGGERFLOW_CHECKPOINT_INTERVAL=0s",
+                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=10ms",
+                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=40ms"};
+    static const char *const actions[] = {"TRIGGERFLOW_MAX_PENDING_ACTIONS=10000",
+                                          "TRIGGERFLOW_MAX_PENDING_ACTIONS=5"};
+    static const char *const sinks[] = {"TRIGGERFLOW_SINK_MAX_SIZE=200000", "TRIGGERFLOW_SINK_MAX_SIZE=60"};
+    char port[32], shards[32], crash[200];
+    r->running_before = process_log_count(&r->worker, RUNNING);
+    snprintf(port, sizeof port, "REDIS_PORT=%d", r->redis->port);
+    snprintf(shards, sizeof shards, "TRIGGERFLOW_SHARDS=%u", 1 + (unsigned)random_below(4));
+    snprintf(crash, sizeof crash, "TRIGGERFLOW_CRASH_FILE=%s", r->crash_file);
+    const char *environment[] = {port,
+                                 shards,
+                                 crash,
+                                 intervals[random_below(3)],
+                                 actions[random_below(2)],
+                                 sinks[random_below(2)],
+                                 "TRIGGERFLOW_MAX_EVENT_BYTES=64KiB",
+                                 NULL};
+    assert_int_equal(
+        process_start(&r->worker, (const char *[]){r->program, r->workspace.name, NULL}, environment), 0);
+}
+
+static void show(const struct run *r)
+{
+    workspace_dump(&r->workspace, r->workspace.name);
+    process_show_log(&r->worker);
+}
+
+/* Everything that was published has been processed: compares. */
+static void compare(struct run *r)
+{
+    struct facts expected = {0};
+    struct facts actual = {0};
+    char out[80];
+    snprintf(out, sizeof out, "%s-out", r->workspace.name);
+    assert_int_equal(reference_run(r->reference, &r->workspace, r->workspace.name, MAX_EVENT_BYTES), 0);
+    reference_facts(r->reference, &expected);
+    assert_int_equal(reference_observe(r->reference, &r->workspace, r->workspace.name, out, &actual), 0);
+    size_t differences = facts_compare(&expected, &actual);
+    if (differences)
+        show(r);
+    printf("%s: %u kills, %zu events, %zu firings, %lld dead letters, %zu facts, %zu differences\n",
+           r->workspace.name, r->killed, reference_events(r->reference), reference_firings(r->reference),
+           workspace_count(&r->workspace, "dead_letters"), expected.n, differences);
+    fflush(stdout);
+    facts_done(&expected);
+    facts_done(&actual);
+    assert_int_equal(differences, 0);
+}
+
+static void end(struct run *r)
+{
+    if (getenv("TRIGGERFLOW_KEEP"))
+        process_show_log(&r->worker);
+    reference_free(r->reference);
+    r->reference = NULL;
+}
+
+static bool settled(const struct run *r)
+{
+    return workspace_settled(&r->workspace, "in", r->workspace.name);
+}
+
+/* Whether the present life of the worker has come to the point where it serves: a signal before that would
+ * just end it. */
+static bool is_running(const struct run *r)
+{
+    return process_log_count(&r->worker, RUNNING) > r->running_before;
+}
+
+/* Lets the worker finish everything and stops it. */
+static void finish(struct run *r)
+{
+    int status = -1;
+    WAIT_ELSE((settled(r) && is_running(r)) || process_ended(&r->worker, &status), show(r));
+    if (status >= 0) {
+        show(r);
+        fail_msg("the worker has ended by itself, status %d", status);
+    }
+    kill(r->worker.pid, SIGTERM);
+    status = process_wait(&r->worker, WAIT_DEADLINE_NS);
+    if (status)
+        show(r);
+    assert_int_equal(status, 0);
+    compare(r);
+    end(r);
+}
+
+/* Publishes for so long. */
+static void work(struct run *r, uint64_t duration_ns)
+{
+    uint64_t until = clock_now_ns() + duration_ns;
+    do {
+        publish(r, 1 + (unsigned)random_below(CHUNK));
+        wait_moment();
+    } while (clock_now_ns() < until);
+}
+
+/* A random while that often is short. */
+static uint64_t random_life(void)
+{
+    return random_below(random_below(2) ? LIFE_MOST : LIFE_MOST / 4);
+}
+
+/* --- (a) a worker alone --- */
+
+static unsigned kills_of(unsigned percent)
+{
+    return (kills_wanted * percent + 99) / 100;
+}
+
+static void kill_worker(struct run *r)
+{
+    int status;
+    if (process_ended(&r->worker, &status)) {
+        show(r);
+        fail_msg("the worker has ended by itself, status %d", status);
+    }
+    process_kill(&r->worker, SIGKILL);
+    r->killed++;
+}
+
+static void test_worker_killed(void **state)
+{
+    unsigned left = kills_of(50);
+    (void)state;
+    for (unsigned run = 0; left; run++) {
+        char name[32];
+        struct run r;
+        unsigned kills = left < KILLS_PER_RUN ? left : KILLS_PER_RUN;
+        snprintf(name, sizeof name, "alone%u", run);
+        begin(&r, &plain, name);
+        while (r.killed < kills) {
+            if (!random_below(3))
+                publish_many(&r, BURST);
+            start_worker(&r);
+            work(&r, random_life());
+            kill_worker(&r);
+        }
+        start_worker(&r);
+        finish(&r);
+        left -= kills;
+    }
+}
+
+/* --- (b) under the supervisor --- */
+
+static pid_t forkserver_pid(const struct bed *bed)
+{
+    struct bed_answer answer;
+    struct json_object *at = NULL;
+    pid_t pid = 0;
+    bed_call(bed, true, "GET", "/workspace", NULL, NULL, &answer);
+    struct json_object *root = json_tokener_parse(buffer_text(&answer.body));
+    if (json_object_object_get_ex(root, "supervisor", &at) &&
+        json_object_object_get_ex(at, "forkserver", &at) && json_object_object_get_ex(at, "pid", &at))
+        pid = json_object_get_int(at);
+    json_object_put(root);
+    bed_answer_done(&answer);
+    return pid;
+}
+
+static pid_t worker_pid(const struct bed *bed, const struct run *r)
+{
+    return (pid_t)bed_number(bed, r->workspace.name, "pid");
+}
+
+static void kill_supervisor(struct bed *bed)
+{
+    pid_t pid = bed->supervisor;
+    kill(pid, SIGKILL);
+    bed_wait_exit(pid);
+    bed_start(bed);
+}
+
+/* A worker is killed only twice under one supervisor, which would wait ever longer before it starts it
+ * again. */
+static void kill_under_supervisor(struct run *r, struct bed *bed, unsigned turn)
+{
+    pid_t pid = 0;
+    if (turn % 4 == 3) {
+        kill_supervisor(bed);
+    } else if (turn % 4 == 1) {
+        WAIT_ELSE((pid = forkserver_pid(bed)) > 0, show(r));
+        kill(pid, SIGKILL);
+    } else {
+        WAIT_ELSE((pid = worker_pid(bed, r)) > 0, show(r));
+        kill(pid, SIGKILL);
+    }
+    r->killed++;
+}
+
+static void finish_supervised(struct run *r, struct bed *bed)
+{
+    snprintf(r->worker.log, sizeof r->worker.log, "%s", bed->log);
+    bed_await_ready(bed);
+    WAIT_ELSE(settled(r) && bed_state_is(bed, r->workspace.name, "running"), show(r));
+    assert_int_equal(bed_stop(bed), 0);
+    compare(r);
+    end(r);
+}
+
+static void test_supervised_killed(void **state)
+{
+    unsigned left = kills_of(30);
+    (void)state;
+    for (unsigned run = 0; left; run++) {
+        char name[32];
+        struct run r;
+        struct bed *bed = bed_new(&plain);
+        unsigned kills = left < KILLS_PER_RUN ? left : KILLS_PER_RUN;
+        snprintf(name, sizeof name, "supervised%u", run);
+        bed_write_config(bed, "", "worker: {max_event_bytes: 64KiB, shards: 3}");
+        begin(&r, &plain, name);
+        bed_start(bed);
+        while (r.killed < kills) {
+            if (!random_below(3))
+                publish_many(&r, BURST);
+            if (random_below(4)) /* else at once */
+                WAIT_ELSE(worker_pid(bed, &r) > 0, show(&r));
+            work(&r, random_life());
+            kill_under_supervisor(&r, bed, r.killed);
+        }
+        finish_supervised(&r, bed);
+        bed_free(bed);
+        left -= kills;
+    }
+}
+
+/* --- (c) redis-server --- */
+
+/* A process that kills another one in a moment. */
+static pid_t kill_later(pid_t victim, uint64_t delay_ns)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        nanosleep(&(struct timespec){.tv_nsec = (long)delay_ns}, NULL);
+        kill(victim, SIGKILL);
+        _exit(0);
+    }
+    assert_true(pid > 0);
+    return pid;
+}
+
+static void test_redis_killed(void **state)
+{
+    static const char *const arguments[] = {"--appendonly", "yes", "--appendfsync", "always", NULL};
+    struct redis_server redis;
+    struct run r;
+    unsigned left = kills_of(20);
+    (void)state;
+    assert_int_equal(redis_server_run(&redis, arguments), 0);
+    for (unsigned run = 0; left; run++) {
+        char name[32];
+        unsigned kills = left < KILLS_PER_RUN ? left : KILLS_PER_RUN;
+        snprintf(name, sizeof name, "redis%u", run);
+        begin(&r, &redis, name);
+        start_worker(&r);
+        for (; r.killed < kills; r.killed++) {
+            pid_t killer = kill_later(redis.pid, random_below(4 * LIFE_MOST));
+            while (waitpid(killer, NULL, WNOHANG) == 0)
+                work(&r, LIFE_MOST / 8);
+            redis_server_kill(&redis);
+            if (!random_below(4)) {
+                process_kill(&r.worker, SIGKILL);
+                start_worker(&r);
+            }
+            assert_int_equal(redis_server_restart(&redis), 0);
+        }
+        finish(&r);
+        left -= kills;
+    }
+    redis_server_done(&redis);
+}
+
+/* --- (d) at named points --- */
+
+static const char *const points[] = {
+    "recovered",    "delivered",   "fire",         "barrier",      "shard_cut", "cut",        "commit_before",
+    "commit_after", "handed_over", "acknowledged", "intent_start", "published", "intent_done"};
+
+/* One life that ends at the COUNTth time that the point is reached. Returns whether it came to that. */
+static bool live_until(struct run *r, const char *point, unsigned count)
+{
+    int status = -1;
+    FILE *file = fopen(r->crash_file, "w");
+    assert_non_null(file);
+    fprintf(file, "%s %u\n", point, count);
+    assert_int_equal(fclose(file), 0);
+    start_worker(r);
+    publish_many(r, BURST);
+    WAIT_ELSE(process_ended(&r->worker, &status) || settled(r), show(r));
+    if (status < 0) { /* not reached so often */
+        process_kill(&r->worker, SIGKILL);
+        return false;
+    }
+    if (status != 128 + SIGKILL)
+        show(r);
+    assert_int_equal(status, 128 + SIGKILL);
+    r->killed++;
+    return true;
+}
+
+static void test_crash_points(void **state)
+{
+    static const unsigned counts[] = {1, 2, 3, 5, 8, 1};
+    char program[PATH_MAX];
+    (void)state;
+    if (!process_crash_program("triggerflow-worker", program)) {
+        printf("skipped: no %s (make SAN=crash)\n", program);
+        skip();
+    }
+    for (size_t p = 0; p < sizeof points / sizeof points[0]; p++) {
+        char name[48];
+        struct run r;
+        unsigned reached = 0;
+        snprintf(name, sizeof name, "at-%s", points[p]);
+        begin(&r, &plain, name);
+        memcpy(r.program, program, sizeof r.program);
+        for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
+            reached += live_until(&r, points[p], counts[i]);
+        (void)unlink(r.crash_file);
+        start_worker(&r);
+        finish(&r);
+        if (!reached)
+            fail_msg("the crash point %s was never reached", points[p]);
+    }
+}
+
+/* --- main --- */
+
+int main(int argc, char **argv)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_worker_killed),
+        cmocka_unit_test(test_supervised_killed),
+        cmocka_unit_test(test_redis_killed),
+        cmocka_unit_test(test_crash_points),
+    };
+    if (!redis_server_available()) {
+        printf("skipped: no redis-server\n");
+        return 0;
+    }
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    signal(SIGPIPE, SIG_IGN);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    read_settings();
+    snprintf(folder, sizeof folder, "/tmp/triggerflow-crash-XXXXXX");
+    if (!mkdtemp(folder) || redis_server_run(&plain, NULL) < 0)
+        return 1;
+    int result = cmocka_run_group_tests(tests, NULL, NULL);
+    redis_server_done(&plain);
+    char line[128];
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    return system(line) == 0 ? result : 1;
+}
