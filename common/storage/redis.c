@@ -11,7 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "common/buffer.h"
 #include "common/clock.h"
@@ -43,9 +45,11 @@ struct redis_storage {
     struct redis *redis;     /* NULL: not connected */
     char sha[N_SCRIPTS][44]; /* "": not loaded on this connection yet */
     struct redis *watch;     /* NULL: nothing is watched */
+    long long watch_id;      /* what the server calls it */
+    int watch_fd;            /* an epoll of both connections; -1: not needed so far */
+    bool tracking;           /* `redis` has its notifications redirected to `watch` */
     char watched[N_WATCHED][KEY_MAX];
-    uint64_t own[N_WATCHED]; /* notifications still to come that our own commits caused */
-    const char **argv;       /* of the commit under way, as lengths */
+    const char **argv; /* of the commit under way, as lengths */
     size_t *lengths;
     size_t argc;
     size_t args_cap;
@@ -91,7 +95,7 @@ static const char script_commit[] = SCRIPT_TYPES
     "end\n"
     "local epoch, writer = have[2] or '0', have[3]\n"
     "if writer and writer ~= ARGV[3] then return {'writer', writer} end\n"
-    "if writer and epoch == ARGV[5] then return {'committed', 0, 0} end\n"
+    "if writer and epoch == ARGV[5] then return {'committed'} end\n"
     "if not writer or epoch ~= ARGV[6] then return {'rolled_back', epoch} end\n"
     "local find, sub = string.find, string.sub\n"
     "local function same(document, uuid)\n"
@@ -110,7 +114,6 @@ static const char script_commit[] = SCRIPT_TYPES
     "  local ok, value = pcall(cjson.decode, document)\n"
     "  return ok and type(value) == 'table' and value.uuid == uuid\n"
     "end\n"
-    "local changed = {}\n"
     "redis.call('HSET', checkpoint, 'epoch', ARGV[5])\n"
     "local at = 7\n"
     "while ARGV[at] do\n"
@@ -119,10 +122,9 @@ static const char script_commit[] = SCRIPT_TYPES
     "  at = at + 3\n"
     "  if kind == 'put' then\n"
     "    redis.call('HSET', key, unpack(ARGV, at, at + 2 * n - 1))\n"
-    "    changed[set] = true\n"
     "    at = at + 2 * n\n"
     "  elseif kind == 'delete' then\n"
-    "    if redis.call('HDEL', key, unpack(ARGV, at, at + n - 1)) > 0 then changed[set] = true end\n"
+    "    redis.call('HDEL', key, unpack(ARGV, at, at + n - 1))\n"
     "    at = at + n\n"
     "  else\n"
     "    local stored = redis.call('HMGET', key, unpack(ARGV, at, at + n - 1))\n"
@@ -140,33 +142,29 @@ static const char script_commit[] = SCRIPT_TYPES
     "        end\n"
     "        redis.call('HSET', key, unpack(values))\n"
     "      end\n"
-    "      if #chosen > 0 then changed[set] = true end\n"
     "      at = pairs_at + 2 * n\n"
     "    else\n"
     "      local keys = {}\n"
     "      for k, j in ipairs(chosen) do keys[k] = ARGV[at + j - 1] end\n"
-    "      if #keys > 0 and redis.call('HDEL', key, unpack(keys)) > 0 then changed[set] = true end\n"
+    "      if #keys > 0 then redis.call('HDEL', key, unpack(keys)) end\n"
     "      at = pairs_at\n"
     "    end\n"
     "  end\n"
     "end\n"
-    "return {'committed', changed[2] and 1 or 0, changed[3] and 1 or 0}\n";
+    "return {'committed'}\n";
 
 static const char *const scripts[N_SCRIPTS] = {script_claim, script_commit};
 
 /* ---- connection ---- */
 
-/* The notifications can no longer be told from those of our own commits, or stop: wakes whoever polls. */
-static void watch_lose(struct redis_storage *s)
-{
-    if (s->watch)
-        (void)shutdown(redis_fd(s->watch), SHUT_RDWR);
-}
-
+/* The server forgets what the connection has asked to be told of: wakes whoever polls the other one. */
 static void drop(struct redis_storage *s)
 {
     redis_free(s->redis);
     s->redis = NULL;
+    s->tracking = false;
+    if (s->watch)
+        (void)shutdown(redis_fd(s->watch), SHUT_RDWR);
 }
 
 /* The call itself, on the connection there is. 0 with a reply that is no error, or -1. */
@@ -210,18 +208,23 @@ static int refuse_cluster(struct redis_storage *s, struct error *err)
     return -1;
 }
 
+/* Nothing is to be read on an idle connection, unless the server has gone away in the meantime. */
+static void drop_dead(struct redis_storage *s)
+{
+    void *stray = NULL;
+    struct error ignored;
+    if (!s->redis || redis_receive(s->redis, &stray, &ignored) == 1)
+        return;
+    if (stray)
+        freeReplyObject(stray);
+    drop(s);
+}
+
 static int connected(struct redis_storage *s, struct error *err)
 {
-    if (s->redis) {
-        /* Nothing is to be read on an idle connection, unless the server has gone away in the meantime. */
-        void *stray = NULL;
-        struct error ignored;
-        if (redis_receive(s->redis, &stray, &ignored) == 1)
-            return 0;
-        if (stray)
-            freeReplyObject(stray);
-        drop(s);
-    }
+    drop_dead(s);
+    if (s->redis)
+        return 0;
     memset(s->sha, 0, sizeof s->sha);
     if (redis_connect(&s->address, s->client_name, CONNECT_NS, -1, &s->redis, err) < 0)
         return -1;
@@ -632,27 +635,14 @@ static int ops_args(struct redis_storage *s, const struct storage_op *ops, size_
     return 0;
 }
 
-/* Counts the notifications that this commit has caused. */
-static void watch_count_own(struct redis_storage *s, const char *workspace, const redisReply *reply)
-{
-    size_t len = strlen(workspace);
-    if (!s->watch || strncmp(s->watched[0], workspace, len) != 0 ||
-        strcmp(s->watched[0] + len, "-triggers") != 0)
-        return;
-    for (int i = 0; i < N_WATCHED; i++)
-        s->own[i] += reply->element[1 + i]->integer ? 1 : 0;
-}
-
 static int commit_outcome(struct redis_storage *s, const struct storage_commit *commit,
                           const redisReply *reply, struct error *err)
 {
     const char *peer = redis_peer(s->redis);
     const char *workspace = commit->workspace;
     const char *detail = reply->elements > 1 && is_text(reply->element[1]) ? reply->element[1]->str : "";
-    if (says(reply, "committed", 2)) {
-        watch_count_own(s, workspace, reply);
+    if (says(reply, "committed", 0))
         return 0;
-    }
     if (says(reply, "absent", 0)) {
         error_set(err, ERROR_FENCED, "%s: workspace %s is gone", peer, workspace);
         return STORAGE_FENCED;
@@ -701,21 +691,21 @@ static int redis_commit(struct storage *storage, const struct storage_commit *co
     if (rc == 0 && s->argc > ARGS_MAX)
         rc = error_set(err, ERROR_LIMIT, "a commit of %zu changes to workspace %s needs %zu arguments, more than %d",
                        commit->n_ops, commit->workspace, s->argc, ARGS_MAX);
-    if (rc == 0) {
+    if (rc == 0)
         rc = script_run(s, SCRIPT_COMMIT, what, (int)s->argc, s->argv, s->lengths, &reply, err);
-        if (rc < 0 && !s->redis)
-            watch_lose(s); /* whether it has notified is unknown */
-    }
     args_release(s);
     return rc < 0 ? rc : commit_outcome(s, commit, reply, err);
 }
 
 /* ---- watching ----
- * Client-side caching in broadcast mode (https://redis.io/docs/manual/client-side-caching/): the server tells
- * which keys under a prefix were changed. The connection redirects the notifications to itself, as RESP2
- * needs. NOLOOP does not know scripts, so our own commits are notified too, once for each key they change:
- * they are counted. Counts can be short for a moment (the notification of a commit is under way), never for
- * good; only two changes that the server takes in one turn of its loop share a notification. */
+ * Client-side caching of chosen keys (https://redis.io/docs/manual/client-side-caching/, OPTIN): the server
+ * remembers the keys of the one command that follows CLIENT CACHING YES, existing or not, until the first of
+ * anybody's changes to each, and tells of that on the second connection, as RESP2 needs. That costs a write
+ * to any other key nothing; broadcast mode makes every write walk all prefixes that anybody watches. What our
+ * other commands and the scripts read is not remembered.
+ *
+ * The server forgets all of it when the first connection closes, which a server with `timeout` does to idle
+ * ones: so the caller's descriptor is an epoll that tells of that, too. */
 
 static int watch_call(struct redis_storage *s, struct redis *redis, int argc, const char *const *argv,
                       redisReply **ret_reply, struct error *err)
@@ -726,88 +716,130 @@ static int watch_call(struct redis_storage *s, struct redis *redis, int argc, co
     return 0;
 }
 
-static int watch_start(struct redis_storage *s, struct redis *redis, struct error *err)
+static void watch_close(struct redis_storage *s)
+{
+    redis_free(s->watch);
+    s->watch = NULL;
+    s->tracking = false;
+}
+
+/* The connection's end is always told of. */
+static int watch_poll(struct redis_storage *s, const struct redis *redis, uint32_t events, struct error *err)
+{
+    if (s->watch_fd < 0)
+        s->watch_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (s->watch_fd < 0)
+        return error_set_errno(err, errno, "watching the storage");
+    struct epoll_event event = {.events = events | EPOLLRDHUP};
+    if (epoll_ctl(s->watch_fd, EPOLL_CTL_ADD, redis_fd(redis), &event) < 0 && errno != EEXIST)
+        return error_set_errno(err, errno, "watching the storage");
+    return 0;
+}
+
+/* Opens the second connection, unless it is there and lives. What it still holds is older than what the
+ * caller reads next. */
+static int watch_open(struct redis_storage *s, struct error *err)
 {
     REPLY_AUTO *id = NULL;
-    REPLY_AUTO *tracking = NULL;
     REPLY_AUTO *subscribed = NULL;
-    char number[24];
-    if (watch_call(s, redis, 2, (const char *[]){"CLIENT", "ID"}, &id, err) < 0)
+    int rc = s->watch ? 0 : -1;
+    while (rc == 0) {
+        void *old = NULL;
+        struct error ignored;
+        rc = redis_receive(s->watch, &old, &ignored);
+        if (rc == 0)
+            freeReplyObject(old);
+    }
+    if (rc > 0)
+        return 0;
+    watch_close(s);
+    if (redis_connect(&s->address, s->client_name, CONNECT_NS, -1, &s->watch, err) < 0 ||
+        watch_call(s, s->watch, 2, (const char *[]){"CLIENT", "ID"}, &id, err) < 0 ||
+        watch_call(s, s->watch, 2, (const char *[]){"SUBSCRIBE", INVALIDATE}, &subscribed, err) < 0)
         return -1;
-    snprintf(number, sizeof number, "%lld", id->integer);
-    const char *const track[] = {"CLIENT", "TRACKING",
-                                 "ON",     "REDIRECT",
-                                 number,   "BCAST",
-                                 "PREFIX", s->watched[WATCH_TRIGGERS],
-                                 "PREFIX", s->watched[WATCH_EVENT_SOURCES]};
-    if (watch_call(s, redis, 10, track, &tracking, err) < 0)
+    s->watch_id = id->integer;
+    return watch_poll(s, s->watch, EPOLLIN, err);
+}
+
+static int watch_track(struct redis_storage *s, struct error *err)
+{
+    REPLY_AUTO *reply = NULL;
+    char id[24];
+    if (s->tracking)
+        return 0;
+    snprintf(id, sizeof id, "%lld", s->watch_id);
+    const char *const track[] = {"CLIENT", "TRACKING", "ON", "REDIRECT", id, "OPTIN"};
+    if (call_connected(s, "CLIENT TRACKING", 6, track, NULL, &reply, err) < 0)
         return -1;
-    return watch_call(s, redis, 2, (const char *[]){"SUBSCRIBE", INVALIDATE}, &subscribed, err);
+    s->tracking = true;
+    return watch_poll(s, s->redis, 0, err);
+}
+
+/* HLEN, because it needs no permission that the rest does not. */
+static int watch_arm(struct redis_storage *s, struct error *err)
+{
+    for (int i = 0; i < N_WATCHED; i++) {
+        REPLY_AUTO *caching = NULL;
+        REPLY_AUTO *len = NULL;
+        if (call_connected(s, "CLIENT CACHING", 3, (const char *[]){"CLIENT", "CACHING", "YES"}, NULL,
+                           &caching, err) < 0 ||
+            call_connected(s, "HLEN", 2, (const char *[]){"HLEN", s->watched[i]}, NULL, &len, err) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 static int redis_watch(struct storage *storage, const char *workspace, int *ret_fd, struct error *err)
 {
     struct redis_storage *s = (struct redis_storage *)storage;
     struct error own = {.code = ERROR_NONE};
-    struct redis *redis = NULL;
-    redis_free(s->watch);
-    s->watch = NULL;
-    memset(s->own, 0, sizeof s->own);
     if (set_key(s->watched[WATCH_TRIGGERS], workspace, STORAGE_TRIGGERS, err) < 0 ||
         set_key(s->watched[WATCH_EVENT_SOURCES], workspace, STORAGE_EVENT_SOURCES, err) < 0)
         return -1;
-    if (redis_connect(&s->address, s->client_name, CONNECT_NS, -1, &redis, err) < 0)
-        return -1;
-    if (watch_start(s, redis, &own) < 0) {
-        redis_free(redis);
-        if (own.code == ERROR_REFUSED) /* older than Redis 6, or not permitted */
-            return STORAGE_ABSENT;
-        if (err)
-            *err = own;
-        return -1;
+    bool reached = connected(s, &own) == 0;
+    if (reached && watch_open(s, &own) == 0 && watch_track(s, &own) == 0 && watch_arm(s, &own) == 0) {
+        *ret_fd = s->watch_fd;
+        return 0;
     }
-    s->watch = redis;
-    *ret_fd = redis_fd(redis);
-    return 0;
+    watch_close(s);
+    if (reached && own.code == ERROR_REFUSED) /* older than Redis 6, or not permitted */
+        return STORAGE_ABSENT;
+    if (err)
+        *err = own;
+    return -1;
 }
 
-/* Whether one notification, ["message", channel, [keys] or nil (everything was flushed)], is another's
- * change. */
-static bool watch_foreign(struct redis_storage *s, const redisReply *reply)
+/* Whether one notification, ["message", channel, [keys] or nil (everything was flushed)], is of a watched
+ * key. */
+static bool watch_concerns(const struct redis_storage *s, const redisReply *reply)
 {
-    bool foreign = false;
     if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 3)
         return false;
     const redisReply *keys = reply->element[2];
     if (keys->type != REDIS_REPLY_ARRAY)
         return keys->type == REDIS_REPLY_NIL;
     for (size_t k = 0; k < keys->elements; k++)
-        for (int i = 0; i < N_WATCHED; i++) {
-            if (!is_text(keys->element[k]) || strcmp(keys->element[k]->str, s->watched[i]) != 0)
-                continue;
-            if (s->own[i])
-                s->own[i]--;
-            else
-                foreign = true;
-        }
-    return foreign;
+        for (int i = 0; i < N_WATCHED; i++)
+            if (is_text(keys->element[k]) && strcmp(keys->element[k]->str, s->watched[i]) == 0)
+                return true;
+    return false;
 }
 
 static int redis_watch_read(struct storage *storage, struct error *err)
 {
     struct redis_storage *s = (struct redis_storage *)storage;
-    bool foreign = false;
+    bool changed = false;
     if (!s->watch)
         return error_set(err, ERROR_UNAVAILABLE, "nothing is watched");
+    drop_dead(s);
     for (;;) {
         void *reply = NULL;
         int rc = redis_receive(s->watch, &reply, err);
         if (rc < 0)
             return error_prefix(err, "watching %s", s->watched[WATCH_TRIGGERS]);
         if (rc > 0)
-            return foreign ? 0 : STORAGE_ABSENT;
-        if (watch_foreign(s, reply))
-            foreign = true;
+            return changed ? 0 : STORAGE_ABSENT;
+        changed |= watch_concerns(s, reply);
         freeReplyObject(reply);
     }
 }
@@ -819,6 +851,8 @@ static void redis_close(struct storage *storage)
     struct redis_storage *s = (struct redis_storage *)storage;
     redis_free(s->redis);
     redis_free(s->watch);
+    if (s->watch_fd >= 0)
+        close(s->watch_fd);
     for (size_t i = 0; i < sizeof s->text / sizeof s->text[0]; i++) {
         if (s->text[i])
             explicit_bzero(s->text[i], strlen(s->text[i]));
@@ -840,6 +874,7 @@ static int redis_open(const struct config *config, const char *client_name, stru
     struct redis_storage *s = calloc(1, sizeof *s);
     if (!s)
         return error_set(err, ERROR_MEMORY, "out of memory for the storage");
+    s->watch_fd = -1;
     for (size_t i = 0; i < sizeof s->text / sizeof s->text[0]; i++) {
         s->text[i] = strdup(from[i]);
         if (!s->text[i]) {

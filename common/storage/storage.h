@@ -108,14 +108,14 @@ struct storage_type {
      * still our writer (or none), but not the epoch before: the storage has lost data. err->message says which. */
     int (*commit)(struct storage *storage, const struct storage_commit *commit, struct error *err);
 
-    /* Change notification: a descriptor that becomes readable when another program has changed the workspace's
-     * triggers or event sources; 0 with *ret_fd, or STORAGE_ABSENT when this storage cannot (poll instead). Our own
-     * commits may make it readable too, but watch_read tells them apart. It is a hint: a change that the storage takes in the same moment as a commit of ours may
-     * go unnoticed, so poll as well. The storage owns the descriptor, which stays open until the next watch or close;
-     * one workspace is watched at a time. */
+    /* Asks to be told once of the next change of the workspace's triggers or event sources, by whomever it is made
+     * (our own commits too): *ret_fd then becomes readable. It is one-shot: after a change there may be nothing more
+     * to hear until watch is called again, which is cheap; so call watch first, and then read what may have changed
+     * before. 0, or STORAGE_ABSENT when this storage cannot (poll instead). The storage owns the descriptor, which is
+     * the same each time and stays open until close; one workspace is watched at a time. */
     int (*watch)(struct storage *storage, const char *workspace, int *ret_fd, struct error *err);
-    /* After it became readable: 0 something changed; STORAGE_ABSENT nothing did; -1 the notification is lost: poll,
-     * and watch again. */
+    /* After it became readable: 0 something changed (or seems to: take it as a hint); STORAGE_ABSENT nothing did; -1
+     * the watch is lost, and changes with it: poll, and watch again. */
     int (*watch_read)(struct storage *storage, struct error *err);
 };
 
