@@ -436,14 +436,14 @@ void shard_help(struct shard *shard)
         shard_wake(shard);
         return;
     }
-    unsigned own = worker_thread_stand_in(ARENA_THREAD_SHARD + shard->index);
+    worker_thread_stand_in(ARENA_THREAD_SHARD + shard->index);
     arena_beat(shard->life, clock_coarse_ns());
     atomic_store_explicit(&shard->life->busy, 1, memory_order_relaxed);
     bool left = true;
     for (int i = 0; i < HELP_ROUNDS && left; i++)
         left = turn(shard);
     atomic_store_explicit(&shard->life->busy, 0, memory_order_relaxed);
-    worker_thread_stand_in(own);
+    worker_thread_be_itself(shard->worker);
     pthread_mutex_unlock(&shard->run);
     if (left)
         shard_wake(shard);

@@ -37,6 +37,7 @@ static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS};
 
 static struct arena *fault_arena;                /* set before the threads start */
 static _Thread_local unsigned fault_thread_slot; /* + 1; 0: not one of ours */
+static _Thread_local struct arena_thread *own_life;
 
 /* Tells the supervisor which thread it was, then dies of the same signal. Async-signal-safe. */
 static void on_fault(int number)
@@ -67,15 +68,26 @@ void worker_thread_enter(struct worker *worker, unsigned slot, const char *name)
     snprintf(text, sizeof text, "%s", name);
     pthread_setname_np(pthread_self(), text);
     fault_thread_slot = slot + 1;
+    own_life = life;
     atomic_store(&life->tid, (uint32_t)syscall(SYS_gettid));
     arena_beat(life, clock_coarse_ns());
 }
 
-unsigned worker_thread_stand_in(unsigned slot)
+void worker_thread_stand_in(unsigned slot)
 {
-    unsigned before = fault_thread_slot - 1; /* wraps for a thread that is not one of ours, and back */
     fault_thread_slot = slot + 1;
-    return before;
+    if (own_life)
+        atomic_store_explicit(&own_life->busy, 0, memory_order_relaxed);
+}
+
+void worker_thread_be_itself(struct worker *worker)
+{
+    fault_thread_slot = 0;
+    if (!own_life)
+        return;
+    fault_thread_slot = (unsigned)(own_life - worker->arena->thread) + 1;
+    arena_beat(own_life, clock_coarse_ns());
+    atomic_store_explicit(&own_life->busy, 1, memory_order_relaxed);
 }
 
 int worker_thread_start(unsigned long *ret_thread, void *(*run)(void *), void *data, struct error *err)

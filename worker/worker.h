@@ -89,8 +89,10 @@ uint64_t worker_in_flight(const struct worker *worker);
  * threads. */
 void worker_thread_enter(struct worker *worker, unsigned slot, const char *name);
 
-/* The calling thread does the work of another slot for a while: a fault is that slot's. Returns the slot it had. */
-unsigned worker_thread_stand_in(unsigned slot);
+/* The calling thread does the work of another slot for a while: a fault, or silence, is that slot's; and the end of
+ * that. */
+void worker_thread_stand_in(unsigned slot);
+void worker_thread_be_itself(struct worker *worker);
 
 /* Starts a thread with all signals but the faults blocked. Errors: ERROR_SYSTEM. */
 int worker_thread_start(unsigned long *ret_thread, void *(*run)(void *), void *data, struct error *err);

@@ -225,7 +225,20 @@ static void test_trigger_added(void **state)
     assert_int_equal(workspace_count(&bed->workspace, "dead_letters"), 0);
 }
 
-/* All events match, so only the storage's notification can tell of the change. */
+/* An idle worker is told of changes by the storage. */
+static void test_notified(void **state)
+{
+    struct worker_bed *bed = *state;
+    worker_bed_trigger(bed, "t", "JOIN", NEVER, PASS, "t", "s");
+    assert_int_equal(workspace_publish_one(&bed->workspace, "more", "1", "t", "s", NULL), 0);
+    worker_bed_start(bed, NULL, NULL, "TRIGGERFLOW_TRIGGER_REFRESH=24h");
+    AWAIT_BED(bed, worker_bed_running(bed));
+    assert_int_equal(workspace_source(&bed->workspace, "more", "more", ""), 0);
+    AWAIT_BED(bed, worker_bed_counter(bed, "t") == 1);
+    worker_bed_stop(bed);
+}
+
+/* All events match, so none of them makes the worker look. */
 static void test_trigger_changed(void **state)
 {
     struct worker_bed *bed = *state;
@@ -760,6 +773,7 @@ int main(int argc, char **argv)
         TEST(test_terminate),
         TEST(test_exit_when_finished),
         TEST(test_trigger_added),
+        TEST(test_notified),
         TEST(test_trigger_changed),
         TEST(test_trigger_removed),
         TEST(test_transient),

@@ -99,7 +99,7 @@ void worker_bed_start(struct worker_bed *bed, const char *option, const char *va
     argv[n] = "ws";
     snprintf(port, sizeof port, "REDIS_PORT=%d", bed->redis->port);
     bed->running_before = process_log_count(&bed->worker, RUNNING);
-    const char *environment[] = {port, "TRIGGERFLOW_TRIGGER_REFRESH=24h", "TRIGGERFLOW_SHARDS=2", setting,
+    const char *environment[] = {port, "TRIGGERFLOW_TRIGGER_REFRESH=200ms", "TRIGGERFLOW_SHARDS=2", setting,
                                  NULL};
     assert_int_equal(process_start(&bed->worker, argv, environment), 0);
 }
