@@ -44,9 +44,9 @@ enum storage_op_kind {
     STORAGE_DELETE_IF, /* removes it under the same condition */
 };
 
-/* One change. Text is borrowed until storage_commit returns. In one commit all changes of one key of
- * a set are of one kind (put and deleted it cannot be); put more than once, the last one holds. The checkpoint's fields format, epoch, writer and creation belong
- * to the storage. */
+/* One change. Text is borrowed until storage_commit returns. In one commit, all puts of a set
+ * are applied before its deletions (a field put and deleted is gone), and of two puts of one key the last one holds.
+ * The checkpoint's fields format, epoch, writer and creation belong to the storage. */
 struct storage_op {
     enum storage_set set;
     enum storage_op_kind kind;
