@@ -43,6 +43,7 @@ DEFINES := -std=gnu17 -I. -D_GNU_SOURCE -DVERSION=\"$(VERSION)\"
 CFLAGS += -g $(FLAGS) $(WARNINGS) $(if $(WERROR),-Werror) -fno-common -fstack-protector-strong -fPIE \
           -pthread $(DEFINES) -MMD -MP
 LDFLAGS += -pie -Wl,-z,relro,-z,now -pthread $(filter -fsanitize%,$(FLAGS))
+EXTRA := $(if $(filter asan,$(SAN)),$(BUILD)/.ci/ubsan.o)
 LDLIBS := -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
 
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -92,7 +93,8 @@ $(TESTS) $(BENCHES): %: %.o $(BUILD)/libsupport.a $(BUILD)/libworker.a $(BUILD)/
 $(FUZZERS): %: %.o $(BUILD)/libworker.a $(BUILD)/libsupervisor.a $(BUILD)/libcommon.a
 $(TESTS): LDLIBS += -lcmocka
 $(FUZZERS): LDFLAGS += -fsanitize=fuzzer
-$(PROGRAMS) $(TESTS) $(BENCHES) $(FUZZERS):
+$(EXTRA): | build/packages.build
+$(PROGRAMS) $(TESTS) $(BENCHES) $(FUZZERS): $(EXTRA)
 	$(if $(V),,@echo "  LINK  $@"; )$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Installs those of PACKAGES_% that are missing.
@@ -109,7 +111,7 @@ demo: programs | build/packages.demo
 REPORTS := $(CURDIR)/$(BUILD)/reports
 TEST_ENV_asan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-20} \
     ASAN_OPTIONS=log_path=$(REPORTS)/asan:handle_segv=0:handle_sigbus=0:handle_abort=0:handle_sigill=0:handle_sigfpe=0 \
-    UBSAN_OPTIONS=log_path=$(REPORTS)/ubsan:print_stacktrace=1
+    UBSAN_REPORTS=$(REPORTS)/ubsan UBSAN_OPTIONS=print_stacktrace=1
 TEST_ENV_tsan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-10} TEST_WRAPPER="setarch -R" \
     TSAN_OPTIONS=log_path=$(REPORTS)/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:handle_segv=0:handle_abort=0
 check: programs tests $(if $(SAN),,crash-programs)
@@ -141,7 +143,7 @@ fuzz: | build/packages.fuzz
 	        build/fuzz/corpus/{} $$(ls -d tests/fuzz/corpus/{} 2>/dev/null) >build/fuzz/{}.log 2>&1 && \
 	    echo "{}: ok, $$(tail -n1 build/fuzz/{}.log)" || { echo "{}: FAILED"; tail -n 60 build/fuzz/{}.log; exit 1; }'
 
-bench: benches | build/packages.bench
+bench: benches programs | build/packages.bench
 	@for bench in $(BENCHES); do echo "$$(basename $$bench):"; $$bench || exit 1; done
 
 clean:
