@@ -278,7 +278,8 @@ static void test_frame_every_split(void **state)
         assert_int_equal(redis_frame_scan(&frame, text.data, text.len), 0);
         assert_int_equal(frame.at, len);
         assert_int_equal(frame.n_entries, 2);
-        assert_true(frame.last.ms == UINT64_MAX && frame.last.seq == 0);
+        struct redis_id last = redis_frame_last(&frame, text.data);
+        assert_true(last.ms == UINT64_MAX && last.seq == 0);
     }
     struct redis_frame frame = {0};
     for (size_t n = 0; n < len; n++)
@@ -315,8 +316,10 @@ static void test_frame_other(void **state)
         assert_int_equal(frame.n_entries, rows[i].n_entries);
         if (rows[i].result == 0)
             assert_int_equal(frame.at, strlen(rows[i].text));
-        if (rows[i].n_entries)
-            assert_true(frame.last.ms == 4 && frame.last.seq == 5);
+        if (rows[i].n_entries) {
+            struct redis_id last = redis_frame_last(&frame, rows[i].text);
+            assert_true(last.ms == 4 && last.seq == 5);
+        }
     }
 }
 
