@@ -52,13 +52,9 @@ static void on_fault(int number)
 static void catch_faults(struct arena *arena)
 {
     fault_arena = arena;
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     struct sigaction action = {.sa_handler = on_fault, .sa_flags = (int)(SA_RESETHAND | SA_NODEFER)};
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
         sigaction(faults[i], &action, NULL);
-#else
-    (void)on_fault; /* the sanitizers want these signals */
-#endif
 }
 
 void worker_thread_enter(struct worker *worker, unsigned slot, const char *name)

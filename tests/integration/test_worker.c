@@ -402,6 +402,13 @@ static void counted_trigger(const struct worker_bed *bed)
     worker_bed_publish(bed, "t", "s", 5);
 }
 
+static bool has_position(struct worker_bed *bed)
+{
+    char *position = workspace_get(&bed->workspace, "checkpoint", "position:in");
+    free(position);
+    return position != NULL;
+}
+
 static void test_needs_adoption(void **state)
 {
     struct worker_bed *bed = *state;
@@ -412,7 +419,7 @@ static void test_needs_adoption(void **state)
     assert_int_equal(worker_bed_end(bed), 0);
     assert_int_equal(worker_bed_counter(bed, "t"), 7);
     worker_bed_start(bed, "--adopt", "end", NULL);
-    AWAIT_BED(bed, workspace_get(&bed->workspace, "checkpoint", "position:in"));
+    AWAIT_BED(bed, has_position(bed));
     worker_bed_publish(bed, "t", "s", 2);
     worker_bed_settle(bed);
     worker_bed_stop(bed);
