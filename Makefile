@@ -107,13 +107,15 @@ demo: programs | build/packages.demo
 	@examples/demo/run $(BUILD)
 
 # Tests. Reports of sanitizers go to files, so that those of child processes count, too. ThreadSanitizer wants a
-# plain address space (setarch -R).
+# plain address space (setarch -R). Signals are the programs' own: how they die of one is tested.
 REPORTS := $(CURDIR)/$(BUILD)/reports
+SIGNALS := handle_segv=0:handle_sigbus=0:handle_abort=0:handle_sigill=0:handle_sigfpe=0
 TEST_ENV_asan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-20} \
-    ASAN_OPTIONS=log_path=$(REPORTS)/asan:handle_segv=0:handle_sigbus=0:handle_abort=0:handle_sigill=0:handle_sigfpe=0 \
+    ASAN_OPTIONS=log_path=$(REPORTS)/asan:$(SIGNALS) \
     UBSAN_REPORTS=$(REPORTS)/ubsan UBSAN_OPTIONS=print_stacktrace=1
-TEST_ENV_tsan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-10} TEST_WRAPPER="setarch -R" \
-    TSAN_OPTIONS=log_path=$(REPORTS)/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:handle_segv=0:handle_abort=0
+TEST_ENV_tsan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-10} \
+    TEST_WRAPPER="setarch -R" \
+    TSAN_OPTIONS=log_path=$(REPORTS)/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:$(SIGNALS)
 check: programs tests $(if $(SAN),,crash-programs)
 	@$(TEST_ENV_$(SAN)) tests/run $(BUILD)/check $(UNIT_TESTS) $(INTEGRATION_TESTS)
 check-asan check-tsan:

@@ -1,12 +1,13 @@
-/* The arena: memory shared by the supervisor and one worker (a sealed memfd). It outlives the worker, so that a
- * restarted worker finds what its predecessor was doing.
+/* The arena: memory shared by the supervisor and one worker (a sealed memfd). It outlives the worker, so that
+ * a restarted worker finds what its predecessor was doing.
  *
  *     header | counters of the worker | per thread: heartbeat, event in hand | poison table | rings
  *
  * Written by the worker, each field by one thread (named below), and read by the supervisor at any time. The
- * supervisor trusts nothing it reads: indices are checked, text is bounded, rings are never walked. Only the poison
- * table is written by the supervisor, while no worker runs. All fields are lock-free atomics or written before `ready`.
- * With the worker's own arena (no supervisor) everything is the same, but it ends with the process. */
+ * supervisor trusts nothing it reads: indices are checked, text is bounded, rings are never walked. Only the
+ * poison table is written by the supervisor, while no worker runs. All fields are lock-free atomics or
+ * written before `ready`. With the worker's own arena (no supervisor) everything is the same, but it ends
+ * with the process. */
 #pragma once
 
 #include <stdatomic.h>
@@ -53,7 +54,14 @@ struct arena_thread {
     _Atomic uint64_t trigger; /* XXH3 of the trigger's uuid, seed 0; 0: not evaluating */
 };
 
-enum arena_state { ARENA_STARTING, ARENA_RUNNING, ARENA_NEEDS_ADOPTION, ARENA_STOPPING, ARENA_STOPPED, ARENA_FAILED };
+enum arena_state {
+    ARENA_STARTING,
+    ARENA_RUNNING,
+    ARENA_NEEDS_ADOPTION,
+    ARENA_STOPPING,
+    ARENA_STOPPED,
+    ARENA_FAILED
+};
 enum arena_source_state {
     ARENA_SOURCE_STARTING,
     ARENA_SOURCE_READING,
@@ -66,12 +74,13 @@ enum arena_source_state {
 
 /* Writer: the source's thread. */
 struct arena_source {
-    _Alignas(64) char name[ARENA_NAME_MAX]; /* written before state leaves 0-value use; NUL-terminated, maybe cut */
+    _Alignas(64) char name[ARENA_NAME_MAX]; /* written before state leaves 0-value use; NUL-terminated, maybe
+                                               cut */
     _Atomic uint32_t used;
     _Atomic uint32_t state; /* enum arena_source_state */
     _Atomic uint64_t read;  /* events read since the worker started */
     _Atomic uint64_t bytes;
-    _Atomic uint64_t lag; /* events in the broker not yet read, as last known */
+    _Atomic uint64_t lag;  /* events in the broker not yet read, as last known */
     _Atomic uint64_t lost; /* events trimmed away before they were read */
     _Atomic uint64_t recreated;
     _Atomic uint64_t reconnects;
@@ -104,10 +113,10 @@ struct arena_worker {
     _Atomic uint64_t triggers;
     _Atomic uint64_t triggers_broken;
     _Atomic uint64_t reloads;
-    _Atomic uint64_t dead_letters; /* stored in this life */
+    _Atomic uint64_t dead_letters;      /* stored in this life */
     _Atomic uint64_t dead_letter_bytes; /* now in storage */
-    _Atomic uint64_t finished;     /* how often TERMINATE has fired */
-    _Atomic uint64_t committed_events; /* events of all sources in committed checkpoints */
+    _Atomic uint64_t finished;          /* how often TERMINATE has fired */
+    _Atomic uint64_t committed_events;  /* events of all sources in committed checkpoints */
     _Atomic uint64_t fired_committed;
     _Alignas(64) _Atomic uint64_t executor_started;
     _Atomic uint64_t executor_completed;
@@ -146,16 +155,16 @@ int arena_create(int *ret_fd, struct error *err);
 int arena_map(int fd, struct arena **ret_arena, struct error *err);
 void arena_unmap(struct arena *arena); /* NULL is fine */
 
-/* Readies the arena for the next life of the worker: everything is zeroed but the poison table. Process: supervisor,
- * or a worker of its own, while no worker runs. */
+/* Readies the arena for the next life of the worker: everything is zeroed but the poison table. Process:
+ * supervisor, or a worker of its own, while no worker runs. */
 void arena_reset(struct arena *arena, uint32_t generation);
 
-/* The memory of the ring from a source to a shard: ARENA_RING_HEADER bytes and ARENA_RING_BYTES of data behind them.
- * Untouched rings cost no memory; after arena_reset() they read as zeros. */
+/* The memory of the ring from a source to a shard: ARENA_RING_HEADER bytes and ARENA_RING_BYTES of data
+ * behind them. Untouched rings cost no memory; after arena_reset() they read as zeros. */
 struct ring_shared *arena_ring(struct arena *arena, unsigned source, unsigned shard);
 
-/* After a death by a fault of the worker's own: remembers the event that `thread` had in hand and counts the death.
- * Returns the deaths of that event so far, 0 when the thread had none. Process: supervisor. */
+/* After a death by a fault of the worker's own: remembers the event that `thread` had in hand and counts the
+ * death. Returns the deaths of that event so far, 0 when the thread had none. Process: supervisor. */
 unsigned arena_remember_fault(struct arena *arena, unsigned thread, uint32_t signal);
 
 uint64_t arena_name_hash(const char *name, size_t len); /* XXH3, seed 0 */
@@ -166,7 +175,8 @@ static inline void arena_beat(struct arena_thread *thread, uint64_t now_ns)
 }
 static inline void arena_add(_Atomic uint64_t *counter, uint64_t n) /* counters with one writer */
 {
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+                          memory_order_relaxed);
 }
 static inline void arena_set(_Atomic uint64_t *counter, uint64_t n)
 {

@@ -1,7 +1,7 @@
 /* A growable byte buffer.
  *
- * Appending never fails visibly: when memory runs out the buffer remembers it (`failed`), later appends do nothing,
- * and the writer checks once at the end. Thread: one at a time. */
+ * Appending never fails visibly: when memory runs out the buffer remembers it (`failed`), later appends do
+ * nothing, and the writer checks once at the end. Thread: one at a time. */
 #pragma once
 
 #include <stdbool.h>
@@ -15,7 +15,10 @@ struct buffer {
     bool failed; /* an allocation failed: contents are incomplete */
 };
 
-#define BUFFER_INIT {NULL, 0, 0, false}
+#define BUFFER_INIT       \
+    {                     \
+        NULL, 0, 0, false \
+    }
 
 void buffer_done(struct buffer *b); /* frees; the buffer may be used again */
 

@@ -493,7 +493,7 @@ size_t cloudevent_packed_size(const struct cloudevent *event)
 
 static inline char *put_span(char *to, const struct cloudevent_span *span)
 {
-    if (span->len)
+    if (span->text && span->len)
         memcpy(to, span->text, span->len);
     return to + span->len;
 }

@@ -1,8 +1,8 @@
 /* Configuration: config_map.yaml, overridden by environment variables, else the defaults.
  *
- * One field table in config.c (path, type, default, range, variable, help) drives parsing, validation, --help and
- * docs/configuration.md. An unknown key, a value of the wrong type or out of range is an error that names file,
- * line, key and value. Immutable once loaded. Thread: any. */
+ * One field table in config.c (path, type, default, range, variable, help) drives parsing, validation, --help
+ * and docs/configuration.md. An unknown key, a value of the wrong type or out of range is an error that names
+ * file, line, key and value. Immutable once loaded. Thread: any. */
 #pragma once
 
 #include <stdbool.h>
@@ -34,7 +34,8 @@ struct config {
     char *storage_tls_cert;
     char *storage_tls_key;
     /* supervisor: */
-    char *run_directory; /* resolved: $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/triggerflow, /tmp/triggerflow-<uid> */
+    char *run_directory; /* resolved: $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/triggerflow, /tmp/triggerflow-<uid>
+                          */
     char *bootstrap_workspace;
     int64_t stop_timeout_ns; /* 30 s */
     int64_t watchdog_ns;     /* 30 s */
@@ -60,13 +61,14 @@ struct config {
 int config_load(const char *file, struct config *ret_config, struct error *err);
 void config_done(struct config *config);
 
-/* The defaults and over them a configuration file's text, without the environment; name stands for the file in
- * messages. On failure *ret_config is untouched. */
-int config_parse_yaml(const char *name, const char *text, size_t len, struct config *ret_config, struct error *err);
+/* The defaults and over them a configuration file's text, without the environment; name stands for the file
+ * in messages. On failure *ret_config is untouched. */
+int config_parse_yaml(const char *name, const char *text, size_t len, struct config *ret_config,
+                      struct error *err);
 
-/* The effective configuration as one flat JSON object {path: value}, secrets included (for handing to a worker over
- * its private socket), and back. Durations are whole nanoseconds there, sizes bytes. Reading is as strict as for a
- * file; an absent path has its default. */
+/* The effective configuration as one flat JSON object {path: value}, secrets included (for handing to a
+ * worker over its private socket), and back. Durations are whole nanoseconds there, sizes bytes. Reading is
+ * as strict as for a file; an absent path has its default. */
 void config_write_json(const struct config *config, struct buffer *out);
 int config_read_json(const char *json, size_t len, struct config *ret_config, struct error *err);
 

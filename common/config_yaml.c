@@ -84,7 +84,7 @@ static bool is_null(const yaml_event_t *event)
     return !*text || !strcmp(text, "~") || !strcasecmp(text, "null");
 }
 
-static int read_section(struct reader *reader, const char *path);
+static int read_section(struct reader *reader, const char *section);
 
 /* Reads the value of a field or section. */
 static int read_value(struct reader *reader, const char *path, size_t i, bool section)

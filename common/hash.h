@@ -1,6 +1,7 @@
-/* Open-addressing hash table from byte strings to pointers, with stored 64-bit XXH3 hashes under a random seed (an
- * attacker who chooses keys cannot choose collisions). Linear probing, load at most 3/4, removal by back-shifting.
- * Keys and values are borrowed: they live at least as long as their entry. Thread: one writer or many readers. */
+/* Open-addressing hash table from byte strings to pointers, with stored 64-bit XXH3 hashes under a random
+ * seed (an attacker who chooses keys cannot choose collisions). Linear probing, load at most 3/4, removal by
+ * back-shifting. Keys and values are borrowed: they live at least as long as their entry. Thread: one writer
+ * or many readers. */
 #pragma once
 
 #include <stddef.h>
@@ -28,8 +29,8 @@ uint64_t hash_bytes(const struct hash_table *table, const void *key, size_t len)
 
 /* The value, or NULL. */
 void *hash_get(const struct hash_table *table, const char *key, size_t len);
-/* Puts or replaces (the old key and value are dropped; *ret_old, when not NULL, gets the old value or NULL). Returns
- * 0, or -1 when memory ran out and nothing changed. value must not be NULL. */
+/* Puts or replaces (the old key and value are dropped; *ret_old, when not NULL, gets the old value or NULL).
+ * Returns 0, or -1 when memory ran out and nothing changed. value must not be NULL. */
 int hash_put(struct hash_table *table, const char *key, size_t len, void *value, void **ret_old);
 /* Removes; the value that was there, or NULL. */
 void *hash_remove(struct hash_table *table, const char *key, size_t len);

@@ -463,10 +463,9 @@ static inline const char *read_value(const char *p, const char *end, struct json
 
 int json_scan(const char *text, size_t len, struct json_value *ret_value, struct error *err)
 {
-    struct scanner s;
     if (len == 0) /* text may be NULL */
         text = "";
-    s.end = text + len;
+    struct scanner s = {.end = text + len, .at = text, .wrong = ""};
     const char *start = skip_space(text, s.end);
     const char *p = scan_value(&s, start);
     const char *close = p;

@@ -425,7 +425,8 @@ int redis_set_reader(struct redis *redis, redisReplyObjectFunctions *functions, 
     redis->custom = functions != NULL;
     redis->functions = functions ? functions : &redis->own;
     redis->guarded = *redis->functions;
-    if (!functions) /* hiredis allocates by the count announced; a caller's own functions see to that themselves */
+    if (!functions) /* hiredis allocates by the count announced; a caller's own functions see to that
+                       themselves */
         redis->guarded.createArray = guard_array;
     redis->reader->privdata = privdata;
     return 0;

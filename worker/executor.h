@@ -26,8 +26,8 @@ int executor_start(struct executor *executor, struct error *err);
 void executor_stop(struct executor *executor, uint64_t deadline_ns);
 void executor_free(struct executor *executor); /* NULL is fine */
 
-/* Takes a list. A few intents are begun on the calling thread when the executor is asleep: a wake-up costs more than
- * sending. Nothing in it waits: connections are made by the executor's own thread. Thread: any. */
+/* Takes a list. A few intents are begun on the calling thread when the executor is asleep: a wake-up costs
+ * more than sending. Nothing in it waits: connections are made by the executor's own thread. Thread: any. */
 void executor_submit(struct executor *executor, struct intent *list);
 /* Intents submitted and not yet finished. Thread: any. */
 uint64_t executor_pending(const struct executor *executor);

@@ -1,5 +1,6 @@
 #include "worker/recovery.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -212,6 +213,7 @@ static int see_position(void *data, const char *key, size_t key_len, const char 
 int recovery_restore_source(const struct recovery *recovery, struct storage *storage, struct source *source,
                             struct error *err)
 {
+    assert(recovery || storage);
     BUFFER_AUTO field = BUFFER_INIT;
     recovery_position_field(source, &field);
     if (!recovery) {

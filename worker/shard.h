@@ -37,8 +37,9 @@ void shard_free(struct shard *shard); /* NULL is fine */
 
 /* There is something to do. Thread: any. */
 void shard_wake(struct shard *shard);
-/* There is a little to do: runs the shard on the calling thread, if nobody else does at the moment (its own thread is
- * asleep; waking it would take longer than the work), else wakes it. Thread: any, with no lock of the worker's held. */
+/* There is a little to do: runs the shard on the calling thread, if nobody else does at the moment (its own
+ * thread is asleep; waking it would take longer than the work), else wakes it. Thread: any, with no lock of
+ * the worker's held. */
 void shard_help(struct shard *shard);
 
 /* The cut of an epoch that all shards have reported (checkpoint_cut_done). Thread: checkpoint. */

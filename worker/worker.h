@@ -89,8 +89,8 @@ uint64_t worker_in_flight(const struct worker *worker);
  * threads. */
 void worker_thread_enter(struct worker *worker, unsigned slot, const char *name);
 
-/* The calling thread does the work of another slot for a while: a fault, or silence, is that slot's; and the end of
- * that. */
+/* The calling thread does the work of another slot for a while: a fault, or silence, is that slot's; and the
+ * end of that. */
 void worker_thread_stand_in(unsigned slot);
 void worker_thread_be_itself(struct worker *worker);
 

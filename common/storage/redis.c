@@ -689,7 +689,8 @@ static int redis_commit(struct storage *storage, const struct storage_commit *co
         arg(s, fixed[i], strlen(fixed[i]));
     int rc = ops_args(s, commit->ops, commit->n_ops, err);
     if (rc == 0 && s->argc > ARGS_MAX)
-        rc = error_set(err, ERROR_LIMIT, "a commit of %zu changes to workspace %s needs %zu arguments, more than %d",
+        rc = error_set(err, ERROR_LIMIT,
+                       "a commit of %zu changes to workspace %s needs %zu arguments, more than %d",
                        commit->n_ops, commit->workspace, s->argc, ARGS_MAX);
     if (rc == 0)
         rc = script_run(s, SCRIPT_COMMIT, what, (int)s->argc, s->argv, s->lengths, &reply, err);

@@ -1,14 +1,16 @@
 /* Where workspaces live: one vtable, one file per back end, one line in registry.c.
  *
- * A workspace has *sets* of fields (key -> text). The first three are the original's layout and are shared with
- * other programs; the rest is ours. All changes of a running workflow are made by storage_commit, one atomic
- * transaction. A connection (struct storage) is used by one thread at a time and is never carried across a fork.
+ * A workspace has *sets* of fields (key -> text). The first three are the original's layout and are shared
+ * with other programs; the rest is ours. All changes of a running workflow are made by storage_commit, one
+ * atomic transaction. A connection (struct storage) is used by one thread at a time and is never carried
+ * across a fork.
  *
- * Writers and fencing: a workspace's checkpoint holds (format, epoch, writer). A worker that starts claims the
- * workspace (storage_claim), putting its own writer id there: from then on no commit of any earlier worker succeeds.
- * A commit of epoch n succeeds only when the stored (epoch, writer) is (n-1, ours) and the workspace has the creation
- * value that the claim returned; if it is (n, ours), an earlier attempt whose answer was lost has succeeded, and the
- * call says 0 again: so the same commit may be retried until it is answered. */
+ * Writers and fencing: a workspace's checkpoint holds (format, epoch, writer). A worker that starts claims
+ * the workspace (storage_claim), putting its own writer id there: from then on no commit of any earlier
+ * worker succeeds. A commit of epoch n succeeds only when the stored (epoch, writer) is (n-1, ours) and the
+ * workspace has the creation value that the claim returned; if it is (n, ours), an earlier attempt whose
+ * answer was lost has succeeded, and the call says 0 again: so the same commit may be retried until it is
+ * answered. */
 #pragma once
 
 #include <stdbool.h>
@@ -20,10 +22,12 @@ struct config;
 struct error;
 struct storage;
 
-#define STORAGE_FORMAT 1     /* of everything we store; a newer one is refused */
+#define STORAGE_FORMAT 1      /* of everything we store; a newer one is refused */
 #define STORAGE_WRITER_MAX 33 /* hex of 128 random bits, and NUL */
 #define STORAGE_NAME_MAX 200  /* bytes of a workspace's name */
-#define STORAGE_OPS_SAFE 200000 /* changes that every back end takes in one commit; more may be ERROR_LIMIT */
+#define STORAGE_OPS_SAFE                                                               \
+    200000 /* changes that every back end takes in one commit; more may be ERROR_LIMIT \
+            */
 
 enum storage_set {
     STORAGE_TRIGGERS,       /* <ws>-triggers: trigger id -> JSON (shared with the original stack) */
@@ -45,8 +49,8 @@ enum storage_op_kind {
 };
 
 /* One change. Text is borrowed until storage_commit returns. In one commit, all puts of a set
- * are applied before its deletions (a field put and deleted is gone), and of two puts of one key the last one holds.
- * The checkpoint's fields format, epoch, writer and creation belong to the storage. */
+ * are applied before its deletions (a field put and deleted is gone), and of two puts of one key the last one
+ * holds. The checkpoint's fields format, epoch, writer and creation belong to the storage. */
 struct storage_op {
     enum storage_set set;
     enum storage_op_kind kind;
@@ -54,7 +58,8 @@ struct storage_op {
     size_t key_len;
     const char *value; /* PUT, PUT_IF */
     size_t value_len;
-    const char *uuid; /* ..._IF: the JSON member "uuid" that the stored document must contain; "" (length 0): any */
+    const char
+        *uuid; /* ..._IF: the JSON member "uuid" that the stored document must contain; "" (length 0): any */
     size_t uuid_len;
 };
 
@@ -69,20 +74,22 @@ struct storage_commit {
 
 /* What storage_claim found. */
 struct storage_claim {
-    uint64_t epoch;        /* 0: never checkpointed by us */
-    char creation[64];     /* the workspace's creation value */
-    bool durable;          /* false: what is committed may be lost in a crash of the storage (Redis without AOF) */
-    char durability[32];   /* for the status: "always", "everysec", "no", "none" */
+    uint64_t epoch;    /* 0: never checkpointed by us */
+    char creation[64]; /* the workspace's creation value */
+    bool durable; /* false: what is committed may be lost in a crash of the storage (Redis without AOF) */
+    char durability[32]; /* for the status: "always", "everysec", "no", "none" */
 };
 
 enum { STORAGE_ABSENT = 1, STORAGE_FENCED = 2, STORAGE_ROLLED_BACK = 3 };
 
-/* Called for each field; text is valid during the call only. A negative return ends the scan and is returned. */
-typedef int (*storage_field)(void *data, const char *key, size_t key_len, const char *value, size_t value_len);
+/* Called for each field; text is valid during the call only. A negative return ends the scan and is returned.
+ */
+typedef int (*storage_field)(void *data, const char *key, size_t key_len, const char *value,
+                             size_t value_len);
 
-/* Process: supervisor and worker, after the fork. Errors of all calls: ERROR_UNAVAILABLE (retry later, on the same
- * handle: it reconnects by itself), ERROR_REFUSED (password, permission, wrong type of a key, cluster, newer format),
- * ERROR_INVALID, ERROR_MEMORY. */
+/* Process: supervisor and worker, after the fork. Errors of all calls: ERROR_UNAVAILABLE (retry later, on the
+ * same handle: it reconnects by itself), ERROR_REFUSED (password, permission, wrong type of a key, cluster,
+ * newer format), ERROR_INVALID, ERROR_MEMORY. */
 struct storage_type {
     const char *name;
     int (*open)(const struct config *config, const char *client_name, struct storage **ret_storage,
@@ -94,28 +101,30 @@ struct storage_type {
     /* 0 when the workspace is stored, STORAGE_ABSENT when not. */
     int (*workspace_exists)(struct storage *storage, const char *workspace, struct error *err);
 
-    /* Takes the workspace over (see above). 0, or STORAGE_ABSENT. Checks the type of every key of the workspace and
-     * the format. */
-    int (*claim)(struct storage *storage, const char *workspace, const char *writer, struct storage_claim *ret_claim,
-                 struct error *err);
+    /* Takes the workspace over (see above). 0, or STORAGE_ABSENT. Checks the type of every key of the
+     * workspace and the format. */
+    int (*claim)(struct storage *storage, const char *workspace, const char *writer,
+                 struct storage_claim *ret_claim, struct error *err);
     /* All fields of one set; a field may be reported more than once (the last report holds). */
-    int (*load)(struct storage *storage, const char *workspace, enum storage_set set, storage_field field, void *data,
-                struct error *err);
+    int (*load)(struct storage *storage, const char *workspace, enum storage_set set, storage_field field,
+                void *data, struct error *err);
     /* The named fields of one set, those that exist, in the order given. */
     int (*get)(struct storage *storage, const char *workspace, enum storage_set set, const char *const *keys,
                size_t n_keys, storage_field field, void *data, struct error *err);
-    /* 0 committed; STORAGE_FENCED: another writer, or the workspace is gone or was created anew; STORAGE_ROLLED_BACK:
-     * still our writer (or none), but not the epoch before: the storage has lost data. err->message says which. */
+    /* 0 committed; STORAGE_FENCED: another writer, or the workspace is gone or was created anew;
+     * STORAGE_ROLLED_BACK: still our writer (or none), but not the epoch before: the storage has lost data.
+     * err->message says which. */
     int (*commit)(struct storage *storage, const struct storage_commit *commit, struct error *err);
 
-    /* Asks to be told once of the next change of the workspace's triggers or event sources, by whomever it is made
-     * (our own commits too): *ret_fd then becomes readable. It is one-shot: after a change there may be nothing more
-     * to hear until watch is called again, which is cheap; so call watch first, and then read what may have changed
-     * before. 0, or STORAGE_ABSENT when this storage cannot (poll instead). The storage owns the descriptor, which is
-     * the same each time and stays open until close; one workspace is watched at a time. */
+    /* Asks to be told once of the next change of the workspace's triggers or event sources, by whomever it is
+     * made (our own commits too): *ret_fd then becomes readable. It is one-shot: after a change there may be
+     * nothing more to hear until watch is called again, which is cheap; so call watch first, and then read
+     * what may have changed before. 0, or STORAGE_ABSENT when this storage cannot (poll instead). The storage
+     * owns the descriptor, which is the same each time and stays open until close; one workspace is watched
+     * at a time. */
     int (*watch)(struct storage *storage, const char *workspace, int *ret_fd, struct error *err);
-    /* After it became readable: 0 something changed (or seems to: take it as a hint); STORAGE_ABSENT nothing did; -1
-     * the watch is lost, and changes with it: poll, and watch again. */
+    /* After it became readable: 0 something changed (or seems to: take it as a hint); STORAGE_ABSENT nothing
+     * did; -1 the watch is lost, and changes with it: poll, and watch again. */
     int (*watch_read)(struct storage *storage, struct error *err);
 };
 
@@ -126,8 +135,8 @@ struct storage {
     void *heartbeat_data;
 };
 
-/* Opens the back end that config->storage_backend names; an unknown name is ERROR_INVALID and lists those there are.
- * Connects lazily: an absent server is reported by the first call. */
+/* Opens the back end that config->storage_backend names; an unknown name is ERROR_INVALID and lists those
+ * there are. Connects lazily: an absent server is reported by the first call. */
 int storage_open(const struct config *config, const char *client_name, struct storage **ret_storage,
                  struct error *err);
 void storage_close(struct storage *storage); /* NULL is fine */
