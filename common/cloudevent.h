@@ -89,7 +89,7 @@ void cloudevent_write(const struct cloudevent *event, struct buffer *out);
  * reading it back as spans into it. It never leaves the process, so reading does not check. */
 size_t cloudevent_packed_size(const struct cloudevent *event);
 void cloudevent_pack(const struct cloudevent *event, void *to);
-void cloudevent_unpack(const void *packed, struct cloudevent *ret_event);
+void cloudevent_unpack(const void *from, struct cloudevent *ret_event);
 
 /* The data as a JSON value, as conditions see it, appended to out as JSON text: `null` when absent; a text is
  * parsed as JSON when datacontenttype is JSON, empty or absent and it parses, else it is a string (COMPAT);
