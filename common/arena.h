@@ -45,7 +45,7 @@ struct arena_event {
 
 /* What a thread is at. Writer: that thread. */
 struct arena_thread {
-    _Alignas(64) _Atomic uint64_t beat_ns; /* clock_coarse_ns() of its last sign of life */
+    _Alignas(128) _Atomic uint64_t beat_ns; /* clock_coarse_ns() of its last sign of life */
     _Atomic uint32_t busy;                 /* has work: silence means trouble */
     _Atomic uint32_t tid;
     _Atomic uint32_t event_set; /* the four below name an event in hand */
@@ -74,7 +74,7 @@ enum arena_source_state {
 
 /* Writer: the source's thread. */
 struct arena_source {
-    _Alignas(64) char name[ARENA_NAME_MAX]; /* written before state leaves 0-value use; NUL-terminated, maybe
+    _Alignas(128) char name[ARENA_NAME_MAX]; /* written before state leaves 0-value use; NUL-terminated, maybe
                                                cut */
     _Atomic uint32_t used;
     _Atomic uint32_t state; /* enum arena_source_state */
@@ -90,7 +90,7 @@ struct arena_source {
 
 /* Writer: the shard's thread. */
 struct arena_shard {
-    _Alignas(64) _Atomic uint64_t evaluated; /* condition evaluations */
+    _Alignas(128) _Atomic uint64_t evaluated; /* condition evaluations */
     _Atomic uint64_t events;
     _Atomic uint64_t fired;
     _Atomic uint64_t dead_letters;

@@ -26,8 +26,8 @@
 #define RING_MAX_RECORD (ARENA_RING_BYTES / 4) /* largest payload */
 
 struct ring_shared {
-    _Alignas(64) _Atomic uint64_t head; /* published by the producer */
-    _Alignas(64) _Atomic uint64_t tail; /* released by the consumer */
+    _Alignas(128) _Atomic uint64_t head; /* published by the producer */
+    _Alignas(128) _Atomic uint64_t tail; /* released by the consumer */
 };
 
 /* Thread: the producer, or another under the lock that guards the ring. */

@@ -11,6 +11,8 @@
 #include "worker/keys.h"
 
 #define IDENTITY_MAX 128
+#define TRIGGER_ALIGNMENT \
+    128 /* two cache lines, as they are fetched: neighbours may belong to other shards */
 
 /* The members of a stored trigger that mean something here. */
 struct document {
@@ -212,8 +214,9 @@ int trigger_new(const char *id, size_t id_len, const char *document, size_t docu
     if (!action)
         return error_set(err, ERROR_INVALID, "unknown action %.*s", (int)d.action_name.len,
                          d.action_name.text);
-    size_t size = (sizeof(struct trigger) + condition->state_size + 15) & ~(size_t)15;
-    struct trigger *t = aligned_alloc(_Alignof(struct trigger), size);
+    size_t size = (sizeof(struct trigger) + condition->state_size + TRIGGER_ALIGNMENT - 1) &
+                  ~(size_t)(TRIGGER_ALIGNMENT - 1);
+    struct trigger *t = aligned_alloc(TRIGGER_ALIGNMENT, size);
     if (!t)
         return error_set(err, ERROR_MEMORY, "out of memory");
     memset(t, 0, size);

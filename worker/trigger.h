@@ -26,6 +26,8 @@ struct activation {
     uint32_t subject_len;
 };
 
+#define TRIGGER_HOT_ALIGNMENT 64
+
 struct trigger {
     /* Immutable. */
     char *id;
@@ -35,11 +37,7 @@ struct trigger {
     char *identity; /* what its fields are stored under: the uuid, else the id; a hash of either when it is
                        long */
     size_t identity_len;
-    uint64_t identity_hash; /* arena_name_hash of that */
-    uint64_t definition;    /* hash of the document without context and timestamp */
-    bool transient;
-    unsigned shard;
-    const struct condition_type *condition;
+    uint64_t definition; /* hash of the document without context and timestamp */
     const struct action_type *action;
     void *action_state;
     struct activation *activations;
@@ -49,12 +47,19 @@ struct trigger {
     size_t context_len;
     /* Thread: checkpoint. */
     uint64_t reload_mark;
+
+    /* What an evaluation touches, in one cache line with the state of a condition that counts. */
+    _Alignas(TRIGGER_HOT_ALIGNMENT) const
+        struct condition_type *condition; /* immutable, like the next three */
+    uint64_t identity_hash;               /* arena_name_hash of the uuid or id */
+    unsigned shard;
+    bool transient;
     /* Thread: shard. */
+    bool dirty;        /* changed since the last cut, and in the shard's list */
+    bool fired;        /* since the last cut */
+    _Atomic bool gone; /* transient and fired: inert. Read by the checkpoint thread */
     uint64_t firings;
     uint64_t last_event;  /* number of the shard's event that activated it last: an event activates it once */
-    bool dirty;           /* changed since the last cut, and in the shard's list */
-    bool fired;           /* since the last cut */
-    _Atomic bool gone;    /* transient and fired: inert. Read by the checkpoint thread */
     struct key_set *keys; /* NULL until an event with a key came */
     /* The condition's state. */
     _Alignas(16) unsigned char state[];
