@@ -300,9 +300,10 @@ static inline void bench_append_bulk(struct buffer *out, const char *text)
     buffer_append_text(out, "\r\n");
 }
 
-/* One XADD in the original client's encoding: six fields, no data. `random` is any number but 0 at first. */
+/* One XADD in the original client's encoding: six fields, no data, and an idempotency key unless NULL.
+ * `random` is any number but 0 at first. */
 static inline void bench_append_event(struct buffer *out, const char *stream, const char *subject,
-                                      const char *time, uint64_t *random)
+                                      const char *time, const char *key, uint64_t *random)
 {
     uint64_t r[2];
     char id[33], source[48];
@@ -315,20 +316,23 @@ static inline void bench_append_event(struct buffer *out, const char *stream, co
     snprintf(id, sizeof id, "%016llx%016llx", (unsigned long long)r[0], (unsigned long long)r[1]);
     snprintf(source, sizeof source, "urn:vm:%.8s-%.4s-%.4s-%.4s-%.12s", id, id + 8, id + 12, id + 16,
              id + 20);
-    const char *const words[] = {"XADD",   stream, "*",    "specversion",    "1.0",  "id", id,
-                                 "source", source, "type", BENCH_EVENT_TYPE, "time", time, "subject",
-                                 subject};
-    buffer_append_text(out, "*15\r\n");
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+    const char *const words[] = {
+        "XADD",   stream,           "*",    "specversion",    "1.0",  "id", id,
+        "source", source,           "type", BENCH_EVENT_TYPE, "time", time, "subject",
+        subject,  "triggerflowkey", key};
+    size_t n = sizeof words / sizeof words[0] - (key ? 0 : 2);
+    buffer_printf(out, "*%zu\r\n", n);
+    for (size_t i = 0; i < n; i++)
         bench_append_bulk(out, words[i]);
 }
 
-/* Fills a stream with n events, in turn for the subjects join0, join1, ... */
-static inline void bench_load(struct bench *b, const char *stream, size_t n, unsigned subjects)
+/* Fills a stream with n events, in turn for the subjects join0, join1, ...; keys: how many idempotency keys
+ * they carry, in turn (0: none). */
+static inline void bench_load(struct bench *b, const char *stream, size_t n, unsigned subjects, unsigned keys)
 {
     enum { BATCH = 1000 };
     BUFFER_AUTO commands = BUFFER_INIT;
-    char time[CLOCK_ISO_MAX], subject[24];
+    char time[CLOCK_ISO_MAX], subject[24], key[40];
     uint64_t random = 88172645463325252u ^ clock_unix_ns();
     bench_do(b, "DEL %s", stream);
     for (size_t i = 0; i < n;) {
@@ -337,7 +341,8 @@ static inline void bench_load(struct bench *b, const char *stream, size_t n, uns
         clock_iso(clock_unix_ns(), time);
         for (size_t end = i + batch; i < end; i++) {
             snprintf(subject, sizeof subject, "join%u", (unsigned)(i % subjects));
-            bench_append_event(&commands, stream, subject, time, &random);
+            snprintf(key, sizeof key, "%032u", keys ? (unsigned)(i % keys) : 0);
+            bench_append_event(&commands, stream, subject, time, keys ? key : NULL, &random);
         }
         if (commands.failed || redisAppendFormattedCommand(b->redis, commands.data, commands.len) != REDIS_OK)
             bench_fail("out of memory");

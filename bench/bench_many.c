@@ -134,7 +134,7 @@ static void await_running(const struct bench_supervisor *s, struct workers *w)
 static double write_us(struct bench *b)
 {
     uint64_t start = clock_now_ns();
-    bench_load(b, "probe", PROBES, 1);
+    bench_load(b, "probe", PROBES, 1, 0);
     double us = (double)(clock_now_ns() - start) / 1e3 / PROBES;
     bench_do(b, "DEL probe");
     return us;

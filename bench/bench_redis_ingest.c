@@ -186,14 +186,14 @@ int main(int argc, char **argv)
     static struct bench b;
     bench_worker_main(argc, argv);
     bench_open(&b, "redis_ingest", NULL);
-    bench_load(&b, "few", FEW_EVENTS, JOINS);
+    bench_load(&b, "few", FEW_EVENTS, JOINS, 0);
     report(&b, "from_worker_start", "few", FEW_EVENTS, true);
     bench_do(&b, "DEL few");
-    bench_load(&b, "many", EVENTS, JOINS);
+    bench_load(&b, "many", EVENTS, JOINS, 0);
     report(&b, "from_first_read", "many", EVENTS, false);
     bench_do(&b, "DEL many");
     if (getenv("BENCH_FULL")) {
-        bench_load(&b, "most", 2 * EVENTS, JOINS);
+        bench_load(&b, "most", 2 * EVENTS, JOINS, 0);
         report(&b, "twice_the_backlog", "most", 2 * EVENTS, false);
     }
     return 0;

@@ -2,7 +2,9 @@
  *
  * Cost: the same events for the same 10 joins, among 10, 1,000 and 100,000 triggers, and among 1,000 triggers
  * whose contexts have 100 bytes or 10 KB. Each is compared with the smallest of its row in the same run.
- * Shards: one subject with 1,000 triggers that count, so 1,000 evaluations an event, on 1 and on 2 shards.
+ * Shards: one subject with 1,000 triggers, so 1,000 evaluations an event, on 1 and on 2 shards: counters,
+ * where an evaluation is one addition, and joins that count by idempotency key, where it is a hash and a
+ * look-up.
  *
  * The stream is put in place (RENAME) when the worker is up and has its triggers, so that loading them is not
  * part of the time, which ends when the last event is in a committed checkpoint. */
@@ -14,6 +16,7 @@
 #define EVENTS 300000
 #define FANNED 1000
 #define FANNED_EVENTS 100000
+#define KEYS 100
 #define SPINS 400000000u
 #define TARGET_COST 1.10 /* of the smallest: no growth but noise and caches */
 #define TARGET_SPEED_UP 1.5
@@ -24,6 +27,7 @@ struct load {
     unsigned context_bytes; /* of each trigger, about */
     unsigned shards;
     bool fan_out; /* all triggers have the subject of all events */
+    bool keyed;   /* and count them by idempotency key */
     double ns[BENCH_MAX_RUNS];
     double cpu_ns[BENCH_MAX_RUNS];
 };
@@ -33,12 +37,23 @@ static size_t events_of(const struct load *l)
     return l->fan_out ? FANNED_EVENTS : EVENTS;
 }
 
+static const char *stream_of(const struct load *l)
+{
+    return l->keyed ? "one-subject-keyed" : l->fan_out ? "one-subject" : "ten-subjects";
+}
+
+/* Events that each trigger counts. */
+static size_t counted(const struct load *l)
+{
+    return l->keyed ? KEYS : l->fan_out ? FANNED_EVENTS : events_of(l) / TOUCHED;
+}
+
 static void store(struct bench *b, const struct load *l)
 {
     enum { BATCH = 1000 };
     char id[24];
     BUFFER_AUTO context = BUFFER_INIT;
-    buffer_printf(&context, "\"%s\":%zu,\"note\":\"", l->fan_out ? "threshold" : "join",
+    buffer_printf(&context, "\"%s\":%zu,\"note\":\"", l->fan_out && !l->keyed ? "threshold" : "join",
                   l->fan_out ? FANNED_EVENTS + 1 : events_of(l) / TOUCHED);
     for (unsigned i = 0; i < l->context_bytes; i++)
         buffer_append_char(&context, 'x');
@@ -48,7 +63,7 @@ static void store(struct bench *b, const struct load *l)
     for (unsigned i = 0; i < l->triggers; i++) {
         snprintf(id, sizeof id, "join%u", i);
         bench_store_trigger(b, "triggers", id, l->fan_out ? "join0" : id,
-                            l->fan_out ? "COUNTER_THRESHOLD" : "JOIN", buffer_text(&context),
+                            l->fan_out && !l->keyed ? "COUNTER_THRESHOLD" : "JOIN", buffer_text(&context),
                             "{\"name\":\"PASS\"}");
         if ((i + 1) % BATCH == 0)
             bench_drain(b->redis, BATCH);
@@ -63,13 +78,13 @@ static void verify(struct bench *b, const struct bench_worker *w, const struct l
     unsigned counting = l->fan_out ? l->triggers : TOUCHED;
     for (unsigned i = 0; i < ARENA_MAX_SHARDS; i++)
         evaluated += arena_get(&w->arena->shard[i].evaluated);
-    if (evaluated != events_of(l) * (l->fan_out ? FANNED : 1) ||
+    if (evaluated != counted(l) * counting ||
         arena_get(&w->arena->worker.fired_committed) != (l->fan_out ? 0 : TOUCHED))
         bench_fail("%s: %llu evaluations and %llu firings", l->what, (unsigned long long)evaluated,
                    (unsigned long long)arena_get(&w->arena->worker.fired_committed));
     for (unsigned i = 0; i < counting; i++) {
         snprintf(id, sizeof id, "join%u", i);
-        if (bench_counter(b, "triggers", id) != (long long)events_of(l) / (l->fan_out ? 1 : TOUCHED))
+        if (bench_counter(b, "triggers", id) != (long long)counted(l))
             bench_fail("%s: the counter of %s is %lld", l->what, id, bench_counter(b, "triggers", id));
     }
     if (bench_do(b, "HLEN triggers-dead_letters"))
@@ -90,7 +105,7 @@ static void run_load(struct bench *b, struct load *l, size_t run)
 {
     char more[64];
     struct bench_worker w;
-    const char *staged = l->fan_out ? "one-subject" : "ten-subjects";
+    const char *staged = stream_of(l);
     store(b, l);
     snprintf(more, sizeof more, "worker: {shards: %u}", l->shards);
     bench_worker_start(b, &w, "triggers", more);
@@ -157,7 +172,7 @@ static double machine_speed_up(void)
 
 /* cpu_ratio: 1 means that the second shard costs nothing, so that the speed-up is only a question of free
  * cores. */
-static void report_shards(struct load *loads, double *machine, size_t runs)
+static void report_shards(const char *what, struct load *loads, double *machine, size_t runs)
 {
     double speed_up[BENCH_MAX_RUNS], cpu_ratio[BENCH_MAX_RUNS];
     for (size_t r = 0; r < runs; r++) {
@@ -166,11 +181,12 @@ static void report_shards(struct load *loads, double *machine, size_t runs)
     }
     double one = bench_median(loads[0].ns, runs);
     double two = bench_median(loads[1].ns, runs);
-    printf("bench triggers what=shards evaluations_per_event=%d events=%d one_shard_ns_per_evaluation=%.1f "
+    printf("bench triggers what=shards load=%s evaluations_per_event=%d events=%d "
+           "one_shard_ns_per_evaluation=%.1f "
            "two_shards_ns_per_evaluation=%.1f speed_up=%.2f target=%.1f cpu_ratio=%.2f "
            "machine_speed_up=%.2f\n",
-           FANNED, FANNED_EVENTS, one / FANNED, two / FANNED, bench_median(speed_up, runs), TARGET_SPEED_UP,
-           bench_median(cpu_ratio, runs), bench_median(machine, runs));
+           what, FANNED, FANNED_EVENTS, one / FANNED, two / FANNED, bench_median(speed_up, runs),
+           TARGET_SPEED_UP, bench_median(cpu_ratio, runs), bench_median(machine, runs));
 }
 
 int main(int argc, char **argv)
@@ -184,12 +200,16 @@ int main(int argc, char **argv)
         {.what = "context", .triggers = 1000, .context_bytes = 10000, .shards = 2}};
     static struct load shards[] = {{.what = "one_shard", .triggers = FANNED, .shards = 1, .fan_out = true},
                                    {.what = "two_shards", .triggers = FANNED, .shards = 2, .fan_out = true}};
+    static struct load keyed[] = {
+        {.what = "one_shard", .triggers = FANNED, .shards = 1, .fan_out = true, .keyed = true},
+        {.what = "two_shards", .triggers = FANNED, .shards = 2, .fan_out = true, .keyed = true}};
     double machine[BENCH_MAX_RUNS];
     size_t runs = bench_runs();
     bench_worker_main(argc, argv);
     bench_open(&b, "triggers", NULL);
-    bench_load(&b, "ten-subjects", EVENTS, TOUCHED);
-    bench_load(&b, "one-subject", FANNED_EVENTS, 1);
+    bench_load(&b, "ten-subjects", EVENTS, TOUCHED, 0);
+    bench_load(&b, "one-subject", FANNED_EVENTS, 1, 0);
+    bench_load(&b, "one-subject-keyed", FANNED_EVENTS, 1, KEYS);
     for (size_t r = 0; r < runs; r++) {
         for (size_t i = 0; i < 3; i++)
             run_load(&b, &number[i], r);
@@ -197,10 +217,13 @@ int main(int argc, char **argv)
             run_load(&b, &context[i], r);
         for (size_t i = 0; i < 2; i++)
             run_load(&b, &shards[i], r);
+        for (size_t i = 0; i < 2; i++)
+            run_load(&b, &keyed[i], r);
         machine[r] = machine_speed_up();
     }
     report_cost(number, 3, runs);
     report_cost(context, 2, runs);
-    report_shards(shards, machine, runs);
+    report_shards("counters", shards, machine, runs);
+    report_shards("keyed_joins", keyed, machine, runs);
     return 0;
 }
