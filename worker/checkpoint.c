@@ -89,7 +89,8 @@ struct checkpoint {
     size_t ops_cap;
     uint64_t dead_letter_bytes;
     uint64_t recount_ns;
-    bool due; /* an epoch is */
+    bool due;        /* an epoch is */
+    uint64_t due_ns; /* since when: what comes within an interval shares the epoch */
     uint64_t watch_not_before_ns;
     uint64_t finished; /* TERMINATE has fired so often, in all lives */
     bool finish_open;  /* finished, and not yet left (exit_when_finished) */
@@ -845,7 +846,9 @@ static uint64_t epoch_not_before(const struct checkpoint *c)
 {
     uint64_t interval = (uint64_t)c->worker->config->checkpoint_interval_ns;
     uint64_t spacing = c->commit_ns * SPACING_PER_COMMIT;
-    return c->opened_ns + (spacing > interval ? spacing : interval);
+    uint64_t after_epoch = c->opened_ns + (spacing > interval ? spacing : interval);
+    uint64_t after_change = c->due_ns + interval;
+    return after_epoch > after_change ? after_epoch : after_change;
 }
 
 /* exit_when_finished: whether the workflow has been finished, drained and idle for long enough. */
@@ -947,6 +950,7 @@ static void serve(struct checkpoint *c)
         }
         if (!c->due && atomic_exchange(&c->changed, false) && something_changed(c)) {
             c->due = true;
+            c->due_ns = now;
             atomic_store(&c->changed, true);
         }
         bool urgent = atomic_load(&c->intent_waits);
