@@ -46,7 +46,7 @@ struct arena_event {
 /* What a thread is at. Writer: that thread. */
 struct arena_thread {
     _Alignas(128) _Atomic uint64_t beat_ns; /* clock_coarse_ns() of its last sign of life */
-    _Atomic uint32_t busy;                 /* has work: silence means trouble */
+    _Atomic uint32_t busy;                  /* has work: silence means trouble */
     _Atomic uint32_t tid;
     _Atomic uint32_t event_set; /* the four below name an event in hand */
     _Atomic uint64_t event_source;
