@@ -228,6 +228,34 @@ static void test_refused(void **state)
     }
 }
 
+/* Ids become C strings and JSON text: what cannot is refused, not cut. */
+static void test_refused_ids(void **state)
+{
+    (void)state;
+    static const char plain[] =
+        "{\"condition\":{\"name\":\"TRUE\"},\"action\":{\"name\":\"PASS\"},\"activation_events\":[]}";
+    static const char with_uuid[] = "{\"uuid\":\"a\\u0000b\",\"condition\":{\"name\":\"TRUE\"},"
+                                    "\"action\":{\"name\":\"PASS\"},\"activation_events\":[]}";
+    static const struct {
+        const char *id;
+        size_t len;
+        const char *document, *message;
+    } rows[] = {
+        {"a\0b", 3, plain, "its id is not UTF-8 text without NUL characters"},
+        {"\xff", 1, plain, "its id is not UTF-8 text without NUL characters"},
+        {"t", 1, with_uuid, "its uuid is not UTF-8 text without NUL characters"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct trigger *t = NULL;
+        struct error err = {0};
+        assert_int_equal(
+            trigger_new(rows[i].id, rows[i].len, rows[i].document, strlen(rows[i].document), 1, &t, &err),
+            -1);
+        assert_int_equal(err.code, ERROR_INVALID);
+        assert_string_equal(err.message, rows[i].message);
+    }
+}
+
 /* Every document cut short is refused, and nothing leaks. */
 static void test_cut_short(void **state)
 {
@@ -250,7 +278,7 @@ int main(void)
         cmocka_unit_test(test_members),      cmocka_unit_test(test_write),
         cmocka_unit_test(test_write_little), cmocka_unit_test(test_same),
         cmocka_unit_test(test_identity),     cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_cut_short),
+        cmocka_unit_test(test_refused_ids),  cmocka_unit_test(test_cut_short),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

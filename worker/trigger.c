@@ -147,6 +147,12 @@ static void settle_text(struct trigger *t, struct buffer *text)
     }
 }
 
+/* Ids become C strings, parts of field names and JSON text. */
+static bool is_name(const char *text, size_t len)
+{
+    return !len || (!memchr(text, '\0', len) && utf8_valid(text, len));
+}
+
 /* Short, so that field names built from it are. */
 static char *identify(const struct trigger *t)
 {
@@ -169,6 +175,9 @@ static int fill(struct trigger *t, const char *id, size_t id_len, const struct j
     BUFFER_AUTO text = BUFFER_INIT;
     if (d->uuid.type == JSON_STRING)
         json_unescape(&d->uuid, &uuid);
+    if (!is_name(id, id_len) || !is_name(uuid.data, uuid.len))
+        return error_set(err, ERROR_INVALID, "its %s is not UTF-8 text without NUL characters",
+                         is_name(id, id_len) ? "uuid" : "id");
     t->id = strndup(id, id_len);
     t->uuid = strndup(uuid.data ? uuid.data : "", uuid.len);
     if (!t->id || !t->uuid)

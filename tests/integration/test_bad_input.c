@@ -160,7 +160,11 @@ static void test_broken_sources(void **state)
     good_trigger(bed);
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++)
         assert_int_equal(workspace_put_source(&bed->workspace, broken[i].name, broken[i].document), 0);
+    freeReplyObject(
+        redis_server_do(&redis, "HSET ws-event_sources %b %s", "n\0x", (size_t)3, broken[0].document));
+    freeReplyObject(redis_server_do(&redis, "HSET ws-triggers %b %s", "t\0x", (size_t)3, broken[0].document));
     worker_bed_up(bed);
+    expect_logged(bed, "its name is not UTF-8");
     worker_bed_publish(bed, "t", "good", 5);
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
         char name[32];

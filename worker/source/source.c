@@ -65,6 +65,8 @@ static int read_document(struct source *s, struct json_value *ret_parameters, st
 int source_new(struct worker *worker, unsigned index, const char *name, size_t name_len, const char *document,
                size_t document_len, struct source **ret_source, struct error *err)
 {
+    if (memchr(name, '\0', name_len) || !utf8_valid(name, name_len))
+        return error_set(err, ERROR_INVALID, "its name is not UTF-8 text without NUL characters");
     struct source *s = calloc(1, sizeof *s);
     if (!s)
         return error_set(err, ERROR_MEMORY, "out of memory");
