@@ -104,7 +104,7 @@ static int run(struct redis_server *server, struct storage *storage, struct docu
     fill(d, 0);
     for (int i = 0; i < DOCUMENTS; i++)
         freeReplyObject(redis_server_do(server, "HSET bench-triggers %s %s", d->id[i], d->text[i]));
-    struct storage_commit commit = {"bench", claim.creation, "writer", 0, d->ops, DOCUMENTS};
+    struct storage_commit commit = {"bench", claim.creation, "writer", 0, d->ops, DOCUMENTS, 0};
     for (int round = 0; round < ROUNDS; round++) {
         (void)server_us(server, "");
         uint64_t start = clock_now_ns();

@@ -30,7 +30,7 @@ static void *produce(void *data)
 {
     struct lane *l = data;
     struct ring_producer p;
-    ring_attach_producer(&p, l->shared);
+    ring_attach_producer(&p, l->shared, ARENA_RING_BYTES);
     for (uint64_t i = 1; i <= RECORDS; i++) {
         unsigned char *to;
         while (!(to = ring_reserve(&p, RECORD, 1, false))) {
@@ -58,7 +58,7 @@ static void consume(struct lane *l)
     unsigned char copy[RECORD];
     uint32_t size, kind;
     uint64_t number = 0;
-    ring_attach_consumer(&c, l->shared);
+    ring_attach_consumer(&c, l->shared, ARENA_RING_BYTES);
     for (uint64_t expected = 1; expected <= RECORDS;) {
         const void *record;
         unsigned n = 0;

@@ -16,12 +16,14 @@
 #define HEADER_BYTES ((sizeof(struct arena) + PAGE - 1) / PAGE * PAGE)
 #define N_RINGS (ARENA_MAX_SOURCES * ARENA_MAX_SHARDS)
 #define RING_BYTES ((size_t)ARENA_RING_HEADER + ARENA_RING_BYTES)
-#define ARENA_BYTES (HEADER_BYTES + N_RINGS * RING_BYTES)
+#define INGEST_AT (HEADER_BYTES + N_RINGS * RING_BYTES)
+#define DECISIONS_AT ((INGEST_AT + ARENA_RING_HEADER + ARENA_INGEST_BYTES + PAGE - 1) / PAGE * PAGE)
+#define ARENA_BYTES (DECISIONS_AT + (size_t)ARENA_MAX_SHARDS * ARENA_DECISIONS_BYTES)
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 static_assert(HEADER_BYTES <= 4 * PAGE, "every idle worker pays for the header");
 static_assert(RING_BYTES % 64 == 0, "rings start on a cache line");
-static_assert(ARENA_BYTES % PAGE == 0, "the mapping ends with the last ring");
+static_assert(ARENA_BYTES % PAGE == 0, "the mapping ends with a page");
 static_assert(offsetof(struct arena, worker) % sizeof(uint64_t) == 0 &&
                   offsetof(struct arena, n_poison) % sizeof(uint64_t) == 0,
               "arena_reset() clears whole words");
@@ -93,9 +95,12 @@ void arena_reset(struct arena *arena, uint32_t generation)
         __atomic_store_n((word *)(base + at), 0, __ATOMIC_RELAXED);
     /* The pages of the rings go back to the system. Where that is not supported (gVisor), empty headers must
      * do. */
-    if (madvise(base + HEADER_BYTES, N_RINGS * RING_BYTES, MADV_REMOVE) < 0)
+    if (madvise(base + HEADER_BYTES, ARENA_BYTES - HEADER_BYTES, MADV_REMOVE) < 0) {
         for (size_t i = 0; i < N_RINGS; i++)
             memset(base + HEADER_BYTES + i * RING_BYTES, 0, ARENA_RING_HEADER);
+        memset(base + INGEST_AT, 0, ARENA_RING_HEADER);
+        memset(base + DECISIONS_AT, 0, ARENA_BYTES - DECISIONS_AT);
+    }
     arena->magic = ARENA_MAGIC;
     arena->format = ARENA_FORMAT;
     arena->size = ARENA_BYTES;
@@ -107,6 +112,17 @@ struct ring_shared *arena_ring(struct arena *arena, unsigned source, unsigned sh
     assert(source < ARENA_MAX_SOURCES && shard < ARENA_MAX_SHARDS);
     char *at = (char *)arena + HEADER_BYTES + ((size_t)source * ARENA_MAX_SHARDS + shard) * RING_BYTES;
     return (struct ring_shared *)(void *)at;
+}
+
+struct ring_shared *arena_ingest_ring(struct arena *arena)
+{
+    return (struct ring_shared *)(void *)((char *)arena + INGEST_AT);
+}
+
+void *arena_decisions(struct arena *arena, unsigned shard)
+{
+    assert(shard < ARENA_MAX_SHARDS);
+    return (char *)arena + DECISIONS_AT + (size_t)shard * ARENA_DECISIONS_BYTES;
 }
 
 /* The entry of an event in the poison table, made when absent: a full table loses the entry with the fewest

@@ -1,7 +1,8 @@
 /* The arena: memory shared by the supervisor and one worker (a sealed memfd). It outlives the worker, so that
  * a restarted worker finds what its predecessor was doing.
  *
- *     header | counters of the worker | per thread: heartbeat, event in hand | poison table | rings
+ *     header | counters of the worker | per thread: heartbeat, event in hand | poison table | rings |
+ *     ingest ring | decisions
  *
  * Written by the worker, each field by one thread (named below), and read by the supervisor at any time. The
  * supervisor trusts nothing it reads: indices are checked, text is bounded, rings are never walked. Only the
@@ -18,14 +19,17 @@
 struct error;
 
 #define ARENA_MAGIC 0x31414654u /* "TFA1" */
-#define ARENA_FORMAT 1u         /* of this layout */
+#define ARENA_FORMAT 2u         /* of this layout */
 #define ARENA_MAX_SOURCES 32    /* index 0 is the internal source */
 #define ARENA_MAX_SHARDS 8
 #define ARENA_MAX_POISON 16
 #define ARENA_POISON_DEATHS 3
 #define ARENA_NAME_MAX 64
-#define ARENA_RING_BYTES (256u << 10) /* data bytes of one ring; a power of two */
-#define ARENA_RING_HEADER 256u        /* room for struct ring_shared in front of them */
+#define ARENA_RING_BYTES (256u << 10)             /* data bytes of one ring; a power of two */
+#define ARENA_RING_HEADER 256u                    /* room for struct ring_shared in front of them */
+#define ARENA_INGEST_BYTES (8u << 20)             /* data bytes of the ingest ring; a power of two */
+#define ARENA_INGEST_MAX (ARENA_INGEST_BYTES / 4) /* largest record in it */
+#define ARENA_DECISIONS_BYTES (128u << 10)        /* a shard's log of recent decisions (common/decision.h) */
 
 /* Thread slots. */
 enum {
@@ -88,6 +92,22 @@ struct arena_source {
     _Atomic uint64_t duplicates; /* dropped: own emissions and redeliveries seen before */
 };
 
+/* The ingest ring: what the supervisor has accepted over HTTP, on its way to the worker's event log. Each
+ * record is a struct arena_ingest_record; the worker releases a record (moves the ring's tail past it) once
+ * it is answered: durable, or refused with the record's `answer`. */
+enum arena_ingest_state {
+    ARENA_INGEST_CLOSED, /* no HTTPEventSource, or not yet */
+    ARENA_INGEST_OPEN,
+    ARENA_INGEST_NO_SPACE, /* the storage is full: the supervisor may refuse at once (507); a record sent all
+                              the same probes whether there is room again */
+};
+struct arena_ingest_record {
+    _Atomic uint32_t answer; /* written by the worker before it releases the record: an HTTP status, 202 when
+                                durable */
+    uint32_t n_events;
+    /* n_events packed CloudEvents (cloudevent_pack), one behind the other */
+};
+
 /* Writer: the shard's thread. */
 struct arena_shard {
     _Alignas(128) _Atomic uint64_t evaluated; /* condition evaluations */
@@ -118,6 +138,8 @@ struct arena_worker {
     _Atomic uint64_t finished;          /* how often TERMINATE has fired */
     _Atomic uint64_t committed_events;  /* events of all sources in committed checkpoints */
     _Atomic uint64_t fired_committed;
+    _Atomic uint32_t ingest; /* enum arena_ingest_state. Writer: the HTTP event source */
+    _Atomic uint32_t held;   /* the workflow is paused by its user */
     _Alignas(64) _Atomic uint64_t executor_started;
     _Atomic uint64_t executor_completed;
     _Atomic uint64_t executor_retries;
@@ -166,6 +188,11 @@ struct ring_shared *arena_ring(struct arena *arena, unsigned source, unsigned sh
 /* After a death by a fault of the worker's own: remembers the event that `thread` had in hand and counts the
  * death. Returns the deaths of that event so far, 0 when the thread had none. Process: supervisor. */
 unsigned arena_remember_fault(struct arena *arena, unsigned thread, uint32_t signal);
+
+/* The memory of the ingest ring (ARENA_INGEST_BYTES), and of a shard's decisions (ARENA_DECISIONS_BYTES, zero
+ * after a reset); they cost nothing until they are used. */
+struct ring_shared *arena_ingest_ring(struct arena *arena);
+void *arena_decisions(struct arena *arena, unsigned shard);
 
 uint64_t arena_name_hash(const char *name, size_t len); /* XXH3, seed 0 */
 

@@ -70,6 +70,8 @@ const char *error_code_name(enum error_code code)
         return "refused";
     case ERROR_LIMIT:
         return "limit";
+    case ERROR_NO_SPACE:
+        return "no_space";
     }
     return "unknown";
 }

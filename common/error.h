@@ -19,6 +19,7 @@ enum error_code {
     ERROR_UNAVAILABLE, /* a peer is absent, slow or full: may be retried */
     ERROR_REFUSED,     /* a peer answers and says no: password, permission, wrong type */
     ERROR_LIMIT,       /* a bound of ours was reached */
+    ERROR_NO_SPACE,    /* the storage is full or read-only: may be retried when there is room */
 };
 
 struct error {

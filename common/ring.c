@@ -8,7 +8,6 @@
 
 #include "common/clock.h"
 
-#define MASK (ARENA_RING_BYTES - 1)
 #define KIND_PAD UINT32_MAX
 
 struct header {
@@ -24,17 +23,19 @@ static uint64_t footprint(uint32_t size)
     return (sizeof(struct header) + size + 7) & ~7ull;
 }
 
-void ring_attach_producer(struct ring_producer *p, struct ring_shared *shared)
+void ring_attach_producer(struct ring_producer *p, struct ring_shared *shared, uint64_t bytes)
 {
     p->shared = shared;
+    p->bytes = bytes;
     p->data = (unsigned char *)shared + ARENA_RING_HEADER;
     p->head = atomic_load_explicit(&shared->head, memory_order_relaxed);
     p->tail_seen = atomic_load_explicit(&shared->tail, memory_order_acquire);
 }
 
-void ring_attach_consumer(struct ring_consumer *c, struct ring_shared *shared)
+void ring_attach_consumer(struct ring_consumer *c, struct ring_shared *shared, uint64_t bytes)
 {
     c->shared = shared;
+    c->bytes = bytes;
     c->data = (unsigned char *)shared + ARENA_RING_HEADER;
     c->tail = atomic_load_explicit(&shared->tail, memory_order_relaxed);
     c->head_seen = atomic_load_explicit(&shared->head, memory_order_acquire);
@@ -42,22 +43,22 @@ void ring_attach_consumer(struct ring_consumer *c, struct ring_shared *shared)
 
 void *ring_reserve(struct ring_producer *p, uint32_t size, uint32_t kind, bool urgent)
 {
-    assert(size <= RING_MAX_RECORD);
+    assert(size <= p->bytes / 4);
     uint64_t need = footprint(size);
-    uint64_t to_end = ARENA_RING_BYTES - (p->head & MASK);
+    uint64_t to_end = p->bytes - (p->head & (p->bytes - 1));
     uint64_t pad = to_end < need ? to_end : 0;
     uint64_t wanted = need + pad + (urgent ? 0 : RING_RESERVE);
-    if (p->head + wanted - p->tail_seen > ARENA_RING_BYTES) {
+    if (p->head + wanted - p->tail_seen > p->bytes) {
         p->tail_seen = atomic_load_explicit(&p->shared->tail, memory_order_seq_cst);
-        if (p->head + wanted - p->tail_seen > ARENA_RING_BYTES)
+        if (p->head + wanted - p->tail_seen > p->bytes)
             return NULL;
     }
     if (pad) {
-        *(struct header *)(void *)(p->data + (p->head & MASK)) =
+        *(struct header *)(void *)(p->data + (p->head & (p->bytes - 1))) =
             (struct header){.size = (uint32_t)(pad - sizeof(struct header)), .kind = KIND_PAD};
         p->head += pad;
     }
-    struct header *h = (struct header *)(void *)(p->data + (p->head & MASK));
+    struct header *h = (struct header *)(void *)(p->data + (p->head & (p->bytes - 1)));
     *h = (struct header){.size = size, .kind = kind};
     p->head += need;
     return h + 1;
@@ -72,7 +73,7 @@ void ring_publish(struct ring_producer *p)
 uint64_t ring_free(struct ring_producer *p)
 {
     p->tail_seen = atomic_load_explicit(&p->shared->tail, memory_order_seq_cst);
-    return ARENA_RING_BYTES - (p->head - p->tail_seen);
+    return p->bytes - (p->head - p->tail_seen);
 }
 
 void *ring_peek(struct ring_consumer *c, uint32_t *ret_size, uint32_t *ret_kind)
@@ -83,7 +84,7 @@ void *ring_peek(struct ring_consumer *c, uint32_t *ret_size, uint32_t *ret_kind)
             if (c->tail == c->head_seen)
                 return NULL;
         }
-        struct header *h = (struct header *)(void *)(c->data + (c->tail & MASK));
+        struct header *h = (struct header *)(void *)(c->data + (c->tail & (c->bytes - 1)));
         if (h->kind != KIND_PAD) {
             *ret_size = h->size;
             *ret_kind = h->kind;
@@ -95,14 +96,14 @@ void *ring_peek(struct ring_consumer *c, uint32_t *ret_size, uint32_t *ret_kind)
 
 void ring_next(struct ring_consumer *c)
 {
-    struct header *h = (struct header *)(void *)(c->data + (c->tail & MASK));
+    struct header *h = (struct header *)(void *)(c->data + (c->tail & (c->bytes - 1)));
     c->tail += footprint(h->size);
 }
 
 bool ring_release(struct ring_consumer *c)
 {
     atomic_store_explicit(&c->shared->tail, c->tail, memory_order_seq_cst);
-    return atomic_load_explicit(&c->shared->head, memory_order_relaxed) - c->tail <= ARENA_RING_BYTES / 2;
+    return atomic_load_explicit(&c->shared->head, memory_order_relaxed) - c->tail <= c->bytes / 2;
 }
 
 bool ring_ready(struct ring_consumer *c)

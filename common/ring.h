@@ -3,10 +3,9 @@
  *
  *      tail (consumer)          head (producer)
  *        v                        v
- *   .....[size kind payload][....]..........[pad]     indices grow for ever; offset = index &
- * (ARENA_RING_BYTES - 1)
+ *   .....[size kind payload][....]..........[pad]     indices grow for ever; offset = index & (bytes - 1)
  *
- * Invariants: tail <= head <= tail + ARENA_RING_BYTES; every record starts at a multiple of 8 and is
+ * Invariants: tail <= head <= tail + bytes; every record starts at a multiple of 8 and is
  * contiguous (a pad record fills the end); bytes in [tail, head) are whole records. The producer writes
  * records first and publishes head last, so that a killed producer never leaves a torn record. RING_RESERVE
  * bytes are kept back for urgent records (barriers), which therefore never wait.
@@ -23,7 +22,7 @@
 #include "common/arena.h"
 
 #define RING_RESERVE 256u                      /* bytes kept for urgent records */
-#define RING_MAX_RECORD (ARENA_RING_BYTES / 4) /* largest payload */
+#define RING_MAX_RECORD (ARENA_RING_BYTES / 4) /* largest payload in a ring of ARENA_RING_BYTES */
 
 struct ring_shared {
     _Alignas(128) _Atomic uint64_t head; /* published by the producer */
@@ -34,6 +33,7 @@ struct ring_shared {
 struct ring_producer {
     struct ring_shared *shared;
     unsigned char *data;
+    uint64_t bytes;
     uint64_t head;      /* written up to here, maybe not published */
     uint64_t tail_seen; /* the consumer was at least here */
 };
@@ -42,16 +42,18 @@ struct ring_producer {
 struct ring_consumer {
     struct ring_shared *shared;
     unsigned char *data;
+    uint64_t bytes;
     uint64_t tail;      /* consumed up to here, maybe not released */
     uint64_t head_seen; /* the producer was at least here */
 };
 
-/* Attach to a ring, at the positions it holds (all zero memory is an empty ring). */
-void ring_attach_producer(struct ring_producer *p, struct ring_shared *shared);
-void ring_attach_consumer(struct ring_consumer *c, struct ring_shared *shared);
+/* Attach to a ring of this many data bytes (a power of two), at the positions it holds (all zero memory is an
+ * empty ring). */
+void ring_attach_producer(struct ring_producer *p, struct ring_shared *shared, uint64_t bytes);
+void ring_attach_consumer(struct ring_consumer *c, struct ring_shared *shared, uint64_t bytes);
 
 /* Space for a record of `size` payload bytes, aligned to 8, not yet visible; NULL when the ring is full now.
- * Only urgent records may use the reserve. size <= RING_MAX_RECORD is the caller's duty. */
+ * Only urgent records may use the reserve. size <= bytes / 4 is the caller's duty. */
 void *ring_reserve(struct ring_producer *p, uint32_t size, uint32_t kind, bool urgent);
 /* Makes all reserved records visible. Does not wake: doorbell_ring() after it. */
 void ring_publish(struct ring_producer *p);

@@ -368,13 +368,13 @@ static void get_metrics(struct http_request *request)
 const struct http_route *api_controller_routes(size_t *ret_n)
 {
     static const struct http_route routes[] = {
-        {"POST", "/workspace/*", post_workspace, false},
-        {"DELETE", "/workspace/*", delete_workspace, false},
-        {"GET", "/workspace/*", get_workspace, false},
-        {"GET", "/workspace", get_workspaces, false},
-        {"GET", "/metrics", get_metrics, false},
-        {"GET", "/healthz", get_healthz, true},
-        {"GET", "/readyz", get_readyz, true},
+        {.method = "POST", .path = "/workspace/*", .handler = post_workspace},
+        {.method = "DELETE", .path = "/workspace/*", .handler = delete_workspace},
+        {.method = "GET", .path = "/workspace/*", .handler = get_workspace},
+        {.method = "GET", .path = "/workspace", .handler = get_workspaces},
+        {.method = "GET", .path = "/metrics", .handler = get_metrics},
+        {.method = "GET", .path = "/healthz", .handler = get_healthz, .open = true},
+        {.method = "GET", .path = "/readyz", .handler = get_readyz, .open = true},
     };
     *ret_n = sizeof routes / sizeof routes[0];
     return routes;

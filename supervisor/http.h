@@ -26,9 +26,11 @@ struct http_server;
 
 struct http_route {
     const char *method;
-    const char *path; /* "/workspace/" and a star for one segment, which is at most one */
+    const char *path; /* "/workspace/" and a star for one segment, of which there are at most two */
     void (*handler)(struct http_request *request);
-    bool open; /* needs no token */
+    bool open;       /* needs no credentials */
+    bool direct;     /* the handler runs on the server's thread (and must not wait), not in the main thread */
+    size_t body_max; /* bytes; 0: HTTP_BODY_MAX */
 };
 
 /* Thread: the server's until the handler is called, then the main one's until it is answered. */
@@ -37,15 +39,17 @@ struct http_request {
     struct http_server *server;
     struct MHD_Connection *connection;
     const struct http_route *route;
-    void *context;                  /* the server's */
-    char segment[HTTP_SEGMENT_MAX]; /* what stood for the star, unescaped; "" without one */
+    void *context;                   /* the server's */
+    char segment[HTTP_SEGMENT_MAX];  /* what stood for the first star, unescaped; "" without one */
+    char segment2[HTTP_SEGMENT_MAX]; /* for the second */
     struct buffer body;
     size_t discarded; /* of the body of a refused request */
     bool dispatched;  /* the handler has it or has had it */
     unsigned status;  /* 0: not answered yet */
     const char *content_type;
-    bool challenge; /* 401 */
-    char allow[64]; /* 405 */
+    bool challenge;       /* 401 */
+    char allow[64];       /* 405 */
+    unsigned retry_after; /* seconds; 0: no such header */
     struct buffer answer;
     void *data; /* the handler's; freed with free() when the request ends */
 };
@@ -56,6 +60,12 @@ struct http_options {
     struct command_queue *queue;
     void *context;
     bool authenticate; /* asks for the token, once one is set */
+    /* Decides instead of the token: 0, or the status to refuse with and *ret_error (static text). user and
+     * password as sent with Basic authentication, NULL without; loopback: the peer is on this machine.
+     * Thread: the server's; must not wait. NULL: none. */
+    unsigned (*authorise)(void *context, const char *user, const char *password, bool loopback,
+                          const char **ret_error);
+    unsigned connections_max; /* 0: HTTP_CONNECTIONS_MAX */
 };
 
 /* Serves listen_fd, which the server takes (on failure, too). */
@@ -69,6 +79,11 @@ void http_server_close(struct http_server *server);
 void http_server_stop(struct http_server *server);
 /* The token that requests must bring from now on; "": none. Thread: any. */
 void http_server_set_token(struct http_server *server, const char *token);
+
+/* A parameter of the query string, unescaped; NULL when absent. Borrows from the request. */
+const char *http_query(const struct http_request *request, const char *name);
+/* A request header, NULL when absent. */
+const char *http_header(const struct http_request *request, const char *name);
 
 /* Answers with what is in request->answer (JSON); the request must not be touched afterwards. Thread: any,
  * once. */

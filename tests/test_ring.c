@@ -53,8 +53,8 @@ static int setup(void **state)
     assert_int_equal(arena_map(fd, &bed->arena, &err), 0);
     close(fd);
     bed->ring = arena_ring(bed->arena, 3, 2);
-    ring_attach_producer(&bed->producer, bed->ring);
-    ring_attach_consumer(&bed->consumer, bed->ring);
+    ring_attach_producer(&bed->producer, bed->ring, ARENA_RING_BYTES);
+    ring_attach_consumer(&bed->consumer, bed->ring, ARENA_RING_BYTES);
     *state = bed;
     return 0;
 }
@@ -72,8 +72,8 @@ static void start_at(struct bed *bed, uint64_t at)
 {
     atomic_store(&bed->ring->head, at);
     atomic_store(&bed->ring->tail, at);
-    ring_attach_producer(&bed->producer, bed->ring);
-    ring_attach_consumer(&bed->consumer, bed->ring);
+    ring_attach_producer(&bed->producer, bed->ring, ARENA_RING_BYTES);
+    ring_attach_consumer(&bed->consumer, bed->ring, ARENA_RING_BYTES);
 }
 
 static uint32_t kind_of(uint64_t number)
@@ -182,8 +182,8 @@ static void test_attach_again(void **state)
         pop(bed, 40, i);
     ring_release(&bed->consumer);
     pop(bed, 40, 4); /* not released: seen again */
-    ring_attach_producer(&bed->producer, bed->ring);
-    ring_attach_consumer(&bed->consumer, bed->ring);
+    ring_attach_producer(&bed->producer, bed->ring, ARENA_RING_BYTES);
+    ring_attach_consumer(&bed->consumer, bed->ring, ARENA_RING_BYTES);
     assert_true(push(bed, 40, 10, false));
     ring_publish(&bed->producer);
     for (uint64_t i = 4; i <= 10; i++)
@@ -497,7 +497,7 @@ static void produce_for_ever(struct ring_shared *shared, uint64_t number)
 {
     struct ring_producer ring;
     uint64_t random = number;
-    ring_attach_producer(&ring, shared);
+    ring_attach_producer(&ring, shared, ARENA_RING_BYTES);
     for (;;) {
         for (uint64_t group = 1 + mix(&random) % 16; group; group--) {
             uint32_t size = SMALLEST + (uint32_t)(mix(&random) % (mix(&random) % 64 ? 300 : 30000));

@@ -125,7 +125,7 @@ static struct storage_op op(enum storage_set set, enum storage_op_kind kind, con
 static int commit_as(struct storage *storage, const char *writer, const char *creation, uint64_t epoch,
                      const struct storage_op *ops, size_t n)
 {
-    struct storage_commit commit = {"w", creation, writer, epoch, ops, n};
+    struct storage_commit commit = {"w", creation, writer, epoch, ops, n, 0};
     memset(&err, 0, sizeof err);
     return storage->type->commit(storage, &commit, &err);
 }
@@ -622,7 +622,7 @@ static void test_large_commit(void **state)
     assert_non_null(many);
     for (int i = 0; i < STORAGE_OPS_SAFE * 3; i++)
         many[i] = op(STORAGE_OUTBOX, STORAGE_PUT, "k", "v", NULL);
-    struct storage_commit bomb = {"w", "100.5", "me", 4, many, STORAGE_OPS_SAFE * 3};
+    struct storage_commit bomb = {"w", "100.5", "me", 4, many, STORAGE_OPS_SAFE * 3, 0};
     assert_int_equal(storage->type->commit(storage, &bomb, &err), -1);
     assert_int_equal(err.code, ERROR_LIMIT);
     free(many);

@@ -389,7 +389,7 @@ static void attach(struct shard *s, uint32_t n_rings)
 {
     for (uint32_t i = 0; i < n_rings; i++)
         if (!(s->attached >> i & 1)) {
-            ring_attach_consumer(&s->rings[i], arena_ring(s->worker->arena, i, s->index));
+            ring_attach_consumer(&s->rings[i], arena_ring(s->worker->arena, i, s->index), ARENA_RING_BYTES);
             s->attached |= 1u << i;
         }
 }

@@ -46,6 +46,7 @@ enum storage_op_kind {
     STORAGE_DELETE,    /* removes the field */
     STORAGE_PUT_IF,    /* sets the field only if it is stored with `uuid` (else it is left as it is) */
     STORAGE_DELETE_IF, /* removes it under the same condition */
+    STORAGE_PUT_NEW,   /* storage_edit and storage_create only: sets the field unless it is stored */
 };
 
 /* One change. Text is borrowed until storage_commit returns. In one commit, all puts of a set
@@ -70,6 +71,16 @@ struct storage_commit {
     uint64_t epoch; /* n */
     const struct storage_op *ops;
     size_t n_ops;
+    uint64_t log_consumed; /* groups of the event log up to this number are removed; 0: none */
+};
+
+/* A group of events in the event log: one row or entry, one sync. */
+struct storage_log_group {
+    uint64_t number;    /* counts up, with gaps; the first is 1 */
+    const void *events; /* opaque: see worker/source/http.h. NULL when it was consumed (log_ids) */
+    size_t events_len;
+    const void *ids; /* what recognises the events' repetitions; outlives the events */
+    size_t ids_len;
 };
 
 /* What storage_claim found. */
@@ -80,16 +91,19 @@ struct storage_claim {
     char durability[32]; /* for the status: "always", "everysec", "no", "none" */
 };
 
-enum { STORAGE_ABSENT = 1, STORAGE_FENCED = 2, STORAGE_ROLLED_BACK = 3 };
+enum { STORAGE_ABSENT = 1, STORAGE_FENCED = 2, STORAGE_ROLLED_BACK = 3, STORAGE_EXISTS = 4 };
 
 /* Called for each field; text is valid during the call only. A negative return ends the scan and is returned.
  */
 typedef int (*storage_field)(void *data, const char *key, size_t key_len, const char *value,
                              size_t value_len);
 
+typedef int (*storage_log_field)(void *data, const struct storage_log_group *group);
+
 /* Process: supervisor and worker, after the fork. Errors of all calls: ERROR_UNAVAILABLE (retry later, on the
- * same handle: it reconnects by itself), ERROR_REFUSED (password, permission, wrong type of a key, cluster,
- * newer format), ERROR_INVALID, ERROR_MEMORY. */
+ * same handle: it reconnects by itself), ERROR_NO_SPACE (the disk is full or read-only, or the server is out
+ * of memory: nothing was changed; retry when there is room), ERROR_REFUSED (password, permission, wrong type
+ * of a key, cluster, newer format), ERROR_INVALID, ERROR_MEMORY. */
 struct storage_type {
     const char *name;
     int (*open)(const struct config *config, const char *client_name, struct storage **ret_storage,
@@ -126,6 +140,41 @@ struct storage_type {
     /* After it became readable: 0 something changed (or seems to: take it as a hint); STORAGE_ABSENT nothing
      * did; -1 the watch is lost, and changes with it: poll, and watch again. */
     int (*watch_read)(struct storage *storage, struct error *err);
+
+    /* --- the event log: events that were published to the workspace itself. Thread: its event source's ---
+     */
+
+    /* Appends a group; it is durable when this returns 0. number must be above all that were ever appended.
+     * The ids of groups below forget_ids are removed with it. Repeating a call that failed is safe. 0,
+     * STORAGE_FENCED: the workspace has another writer, or is gone. */
+    int (*log_append)(struct storage *storage, const char *workspace, const char *writer,
+                      const struct storage_log_group *group, uint64_t forget_ids, struct error *err);
+    /* Groups above `after` in order of their numbers, about max_bytes of them and at least one if there is
+     * one. */
+    int (*log_read)(struct storage *storage, const char *workspace, uint64_t after, size_t max_bytes,
+                    storage_log_field field, void *data, struct error *err);
+    /* The ids that are kept, of consumed groups too, in order of their numbers; events are NULL. */
+    int (*log_ids)(struct storage *storage, const char *workspace, storage_log_field field, void *data,
+                   struct error *err);
+
+    /* --- for the trigger API; workers do not call these --- */
+
+    /* Creates a workspace with these fields, all or nothing: 0, or STORAGE_EXISTS. What is left over under
+     * its name is removed first. creation: its creation value (unix seconds as text). */
+    int (*create)(struct storage *storage, const char *workspace, const char *creation,
+                  const struct storage_op *ops, size_t n_ops, struct error *err);
+    /* Deletes a workspace and exactly what belongs to it: 0, or STORAGE_ABSENT. */
+    int (*remove)(struct storage *storage, const char *workspace, struct error *err);
+    /* Changes fields of any set but the checkpoint, outbox and internal ones, in one atomic step in which
+     * each operation is judged by itself: ret_results[i] is 0 done, STORAGE_EXISTS (PUT_NEW of a stored
+     * field) or STORAGE_ABSENT (DELETE of a field that is not stored, ..._IF that does not match). 0, or
+     * STORAGE_ABSENT when the workspace is not stored. Operations apply in their order. */
+    int (*edit)(struct storage *storage, const char *workspace, const struct storage_op *ops, size_t n_ops,
+                int *ret_results, struct error *err);
+    /* Users of the API: key = name, value = digest (COMPAT). */
+    int (*users)(struct storage *storage, storage_field field, void *data, struct error *err);
+    /* Sets a user's digest; NULL removes the user: 0, or STORAGE_ABSENT. */
+    int (*user_put)(struct storage *storage, const char *user, const char *digest, struct error *err);
 };
 
 /* Common head of every back end's struct storage. */

@@ -88,7 +88,7 @@ int source_new(struct worker *worker, unsigned index, const char *name, size_t n
     memcpy(s->document, document, document_len);
     s->document_len = document_len;
     for (unsigned i = 0; i < worker->n_shards; i++)
-        ring_attach_producer(&s->rings[i], arena_ring(worker->arena, index, i));
+        ring_attach_producer(&s->rings[i], arena_ring(worker->arena, index, i), ARENA_RING_BYTES);
     struct json_value parameters;
     if (read_document(s, &parameters, err) < 0 || s->type->init(s, &parameters, err) < 0) {
         source_free(s);
