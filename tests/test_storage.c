@@ -724,7 +724,7 @@ static void test_out_of_memory(void **state)
     struct storage *storage = begin();
     assert_int_equal(commit(storage, 1, NULL, 0), 0);
     COMMAND(&shared, "CONFIG SET maxmemory 1");
-    assert_commit_fails(storage, 2, ERROR_UNAVAILABLE, "OOM");
+    assert_commit_fails(storage, 2, ERROR_NO_SPACE, "OOM");
     COMMAND(&shared, "CONFIG SET maxmemory 0");
     assert_stored(&shared, "w-checkpoint", "epoch", "1");
     assert_stored(&shared, "w-triggers", "refused", NULL);
@@ -756,7 +756,7 @@ static void test_replica(void **state)
     }
     struct storage *storage = open_on(replica.port);
     assert_int_equal(storage->type->workspace_exists(storage, "w", &err), 0);
-    assert_claim_fails(storage, ERROR_UNAVAILABLE, "READONLY");
+    assert_claim_fails(storage, ERROR_NO_SPACE, "READONLY");
     storage_close(storage);
     redis_server_done(&replica);
 }
