@@ -13,7 +13,8 @@
  * their ids; ARGV begins with the workspace and the format; what they return is a word and its details.
  *
  * Redis refuses a script's first write when it is out of memory, unless a write that needs none came before:
- * where a script may do so much, it puts before it deletes or trims. */
+ * so a script puts before it deletes or trims. To see before anything is changed whether the user may do all
+ * of it, a script first does nothing in each way: a field put as it is, or one deleted that is not there. */
 #define SCRIPT_TYPES                                                                                       \
     "local kinds = {}\n"                                                                                   \
     "for i = 1, #KEYS do\n"                                                                                \
@@ -154,7 +155,7 @@ static const char script_commit[] = SCRIPT_STORED
 
 /* ARGV: workspace, format, writer, number, the least number whose ids stay, events, ids. The last entry of
  * the ids tells which group was appended last, and by whom; it is never trimmed. Numbers are compared as
- * text, because Lua's are not exact above 2^53. */
+ * text, because Lua's are not exact above 2^53. The first group finds out whether the user may trim. */
 static const char script_log_append[] = SCRIPT_STORED SCRIPT_FORMAT
     "if have[4] ~= creation then return {'anew', creation} end\n"
     "if have[3] ~= ARGV[3] then return {'writer', have[3] or 'nobody'} end\n"
@@ -164,7 +165,10 @@ static const char script_log_append[] = SCRIPT_STORED SCRIPT_FORMAT
     "  if at == number and last[2][1] == 'writer' and last[2][2] == ARGV[3] then return {'appended'} end\n"
     "  if #number < #at or #number == #at and number <= at then return {'behind', at} end\n"
     "end\n"
-    "if kinds[10] == 'none' then redis.call('XTRIM', KEYS[10], 'MINID', '0') end\n"
+    "if kinds[10] == 'none' then\n"
+    "  redis.call('HSET', checkpoint, 'writer', ARGV[3])\n"
+    "  redis.call('XTRIM', KEYS[10], 'MINID', '0')\n"
+    "end\n"
     "local id = number .. '-0'\n"
     "redis.call('XADD', KEYS[10], id, 'events', ARGV[6])\n"
     "redis.call('XADD', KEYS[11], id, 'writer', ARGV[3], 'ids', ARGV[7])\n"
@@ -188,7 +192,7 @@ static const char script_remove[] = SCRIPT_STORED SCRIPT_FORMAT "redis.call('HDE
  * only is refused before anything is changed. */
 static const char script_edit[] =
     SCRIPT_STORED SCRIPT_FORMAT "if ARGV[3] == '1' then\n"
-                                "  redis.call('HSET', checkpoint, 'edit:probe', '')\n"
+                                "  redis.call('HSET', KEYS[1], ARGV[1], creation)\n"
                                 "  redis.call('HDEL', checkpoint, 'edit:probe')\n"
                                 "end\n" SCRIPT_APPLY "return {'edited', table.concat(results)}\n";
 
