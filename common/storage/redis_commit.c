@@ -206,7 +206,7 @@ int redis_storage_commit(struct storage *storage, const struct storage_commit *c
         redis_script_keys(&keys, commit->workspace, s->argv, s->lengths, err) < 0)
         return -1;
     int rc = commit_args(s, commit, err);
-    if (rc == 0)
+    if (rc >= 0)
         rc = redis_script_run(s, SCRIPT_COMMIT, what, s->argc, s->argv, s->lengths, &reply, err);
     redis_script_release(s);
     return rc < 0 ? rc : commit_outcome(s, commit, reply, err);
