@@ -18,9 +18,8 @@
 #include "common/ring.h"
 #include "common/storage/storage.h"
 #include "worker/catalog.h"
-#include "worker/changes.h"
 #include "worker/crash.h"
-#include "worker/deadletter.h"
+#include "worker/cut.h"
 #include "worker/emission.h"
 #include "worker/executor.h"
 #include "worker/intent.h"
@@ -80,14 +79,9 @@ struct checkpoint {
     uint64_t commit_ns;  /* duration of the last commit, from its first barrier */
     uint64_t refresh_ns; /* when to read the triggers again, although no change was told of */
     uint64_t reload_not_before_ns;
-    uint64_t armed_epoch;   /* the last committed when the watch was armed last */
-    struct changes changes; /* of this thread: positions, internal events, completions */
-    struct buffer numbers;  /* keys of dead letters */
-    struct buffer position[ARENA_MAX_SOURCES];
+    uint64_t armed_epoch; /* the last committed when the watch was armed last */
+    struct cut cut;
     struct intent *taken; /* completed intents in the epoch under way */
-    struct storage_op *ops;
-    size_t ops_cap;
-    uint64_t dead_letter_bytes;
     uint64_t recount_ns;
     bool due;        /* an epoch is */
     uint64_t due_ns; /* since when: what comes within an interval shares the epoch */
@@ -247,8 +241,8 @@ static void place_barriers(struct checkpoint *c, uint64_t epoch)
     for (uint32_t left = mask; left; left &= left - 1) {
         struct source *s = c->worker->sources[__builtin_ctz(left)];
         pthread_mutex_lock(&s->emit);
-        buffer_reset(&c->position[s->index], 4096);
-        s->type->position(s, &c->position[s->index]);
+        buffer_reset(&c->cut.position[s->index], 4096);
+        s->type->position(s, &c->cut.position[s->index]);
         source_barrier(s, epoch, mask);
         pthread_mutex_unlock(&s->emit);
         crash_point("barrier");
@@ -272,23 +266,6 @@ static void wait_cuts(struct checkpoint *c)
 
 /* --- the epoch: what is to be written --- */
 
-static void collect_positions(struct checkpoint *c)
-{
-    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++) {
-        struct source *s = c->worker->sources[i];
-        struct buffer *p = &c->position[i];
-        if (!s || !s->consume || !p->len)
-            continue;
-        if (s->stored_position.len == p->len && !memcmp(s->stored_position.data, p->data, p->len))
-            continue;
-        BUFFER_AUTO field = BUFFER_INIT;
-        recovery_position_field(s, &field);
-        changes_put(&c->changes, STORAGE_CHECKPOINT, field.data, field.len, p->data, p->len);
-        buffer_reset(&s->stored_position, 4096);
-        buffer_append(&s->stored_position, p->data, p->len);
-    }
-}
-
 static void collect_completed(struct checkpoint *c)
 {
     pthread_mutex_lock(&c->lock);
@@ -305,9 +282,9 @@ static void collect_completed(struct checkpoint *c)
             later = intent;
             continue;
         }
-        changes_delete(&c->changes, STORAGE_OUTBOX, intent->field, strlen(intent->field));
+        changes_delete(&c->cut.changes, STORAGE_OUTBOX, intent->field, strlen(intent->field));
         if (intent->given_up)
-            outbox_dead_letter(intent, &c->changes);
+            outbox_dead_letter(intent, &c->cut.changes);
         emissions_complete(c->worker->emissions, intent->key, intent->final_position,
                            intent->given_up || (!intent->replayed && intent->attempts == 1));
         link = &intent->next;
@@ -322,12 +299,12 @@ static void collect_completed(struct checkpoint *c)
 static void write_finished(struct checkpoint *c)
 {
     char time[CLOCK_ISO_MAX];
-    struct buffer *b = changes_begin(&c->changes, STORAGE_CHECKPOINT, STORAGE_PUT, "finished", 8, "", 0);
+    struct buffer *b = changes_begin(&c->cut.changes, STORAGE_CHECKPOINT, STORAGE_PUT, "finished", 8, "", 0);
     buffer_append_text(b, "{\"trigger\":");
     buffer_append_json(b, c->finished_trigger, strlen(c->finished_trigger));
     buffer_printf(b, ",\"time\":\"%s\",\"count\":%llu,\"left\":%s}", clock_iso(clock_unix_ns(), time),
                   (unsigned long long)c->finished, c->finish_open ? "false" : "true");
-    changes_end(&c->changes);
+    changes_end(&c->cut.changes);
 }
 
 static void collect_finished(struct checkpoint *c, uint64_t epoch)
@@ -345,108 +322,29 @@ static void collect_finished(struct checkpoint *c, uint64_t epoch)
     c->finish_open = true;
     write_finished(c);
 }
-static int append_ops(struct checkpoint *c, const struct changes *changes, size_t *n, struct error *err)
-{
-    if (changes->text.failed)
-        return error_set(err, ERROR_MEMORY, "out of memory while collecting a checkpoint");
-    if (*n + changes->n > c->ops_cap) {
-        size_t cap = (*n + changes->n) * 2;
-        struct storage_op *ops = realloc(c->ops, cap * sizeof *ops);
-        if (!ops)
-            return error_set(err, ERROR_MEMORY, "out of memory for a checkpoint of %zu changes",
-                             *n + changes->n);
-        c->ops = ops;
-        c->ops_cap = cap;
-    }
-    changes_ops(changes, c->ops + *n);
-    *n += changes->n;
-    return 0;
-}
 
-static uint64_t letter_bytes(const struct changes *changes)
+static int gather(struct checkpoint *c, uint64_t epoch, struct error *err)
 {
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < changes->n; i++)
-        if (changes->items[i].set == STORAGE_DEAD_LETTERS && !changes->items[i].key_len)
-            bytes += changes->items[i].value_len;
-    return bytes;
-}
-
-/* Keeps the stored size of all dead letters in step; before the operations are gathered. */
-static void count_dead_letters(struct checkpoint *c, uint64_t epoch)
-{
-    char text[24];
-    uint64_t bytes = letter_bytes(&c->changes);
-    for (unsigned i = 0; i < c->worker->n_shards; i++)
-        bytes += letter_bytes(&shard_cut(c->worker->shards[i], epoch)->changes);
-    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++)
-        if (c->worker->sources[i])
-            bytes += letter_bytes(&c->worker->sources[i]->changes[c->worker->sources[i]->filling ^ 1]);
-    if (!bytes)
-        return;
-    c->dead_letter_bytes += bytes;
-    int len = snprintf(text, sizeof text, "%llu", (unsigned long long)c->dead_letter_bytes);
-    changes_put(&c->changes, STORAGE_CHECKPOINT, "dead_letter_bytes", 17, text, (size_t)len);
-}
-
-/* Gives dead letters their numbers, <epoch>-<index>. */
-static void number_dead_letters(struct checkpoint *c, uint64_t epoch, size_t n_ops)
-{
-    enum { WIDTH = 29 };
-    size_t n = 0;
-    for (size_t i = 0; i < n_ops; i++)
-        n += c->ops[i].set == STORAGE_DEAD_LETTERS && !c->ops[i].key_len;
-    buffer_reset(&c->numbers, 1 << 16);
-    char *text = buffer_reserve(&c->numbers, n * (WIDTH + 1));
-    if (!text)
-        abort(); /* letters must not be lost: start again from the last checkpoint */
-    for (size_t i = 0, number = 0; number < n; i++) {
-        struct storage_op *op = &c->ops[i];
-        if (op->set != STORAGE_DEAD_LETTERS || op->key_len)
-            continue;
-        op->key_len = (size_t)snprintf(text, WIDTH + 1, "%020llu-%08zu", (unsigned long long)epoch, number++);
-        op->key = text;
-        text += WIDTH + 1;
-    }
-    arena_add(&c->stats->dead_letters, n);
-}
-
-static int gather(struct checkpoint *c, uint64_t epoch, size_t *ret_n, struct error *err)
-{
-    size_t n = 0;
-    collect_positions(c);
+    struct worker *w = c->worker;
     collect_completed(c);
     collect_finished(c, epoch);
-    internal_collect(c->worker->internal, epoch, &c->changes);
-    emissions_collect(c->worker->emissions, c->worker->sources, ARENA_MAX_SOURCES, epoch, &c->changes);
-    count_dead_letters(c, epoch);
-    for (unsigned i = 0; i < c->worker->n_shards; i++)
-        if (append_ops(c, &shard_cut(c->worker->shards[i], epoch)->changes, &n, err) < 0)
-            return -1;
-    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++) {
-        struct source *s = c->worker->sources[i];
-        if (s && s->consume && append_ops(c, &s->changes[s->filling ^ 1], &n, err) < 0)
-            return -1;
-    }
-    if (append_ops(c, &c->changes, &n, err) < 0)
-        return -1;
-    number_dead_letters(c, epoch, n);
-    *ret_n = n;
-    return 0;
+    internal_collect(w->internal, epoch, &c->cut.changes);
+    emissions_collect(w->emissions, w->sources, ARENA_MAX_SOURCES, epoch, &c->cut.changes);
+    return cut_gather(&c->cut, epoch, err);
 }
 
 /* --- the epoch: commit --- */
 
 /* Until storage answers. 0 committed; 1 the worker must end (reported). */
-static int commit(struct checkpoint *c, uint64_t epoch, size_t n_ops)
+static int commit(struct checkpoint *c, uint64_t epoch)
 {
     struct worker *w = c->worker;
     struct storage_commit commit = {.workspace = w->workspace,
                                     .creation = w->creation,
                                     .writer = w->writer,
                                     .epoch = epoch,
-                                    .ops = c->ops,
-                                    .n_ops = n_ops};
+                                    .ops = c->cut.ops,
+                                    .n_ops = c->cut.n_ops};
     for (unsigned failures = 0;; failures++) {
         struct error err;
         crash_point("commit_before");
@@ -537,7 +435,7 @@ static void count_epoch(struct checkpoint *c, uint64_t epoch)
     arena_set(&c->stats->commit_unix_ns, clock_unix_ns());
     arena_set(&c->stats->in_flight, worker_in_flight(c->worker));
     arena_set(&c->stats->internal_pending, internal_pending(c->worker->internal));
-    arena_set(&c->stats->dead_letter_bytes, c->dead_letter_bytes);
+    arena_set(&c->stats->dead_letter_bytes, c->cut.dead_letter_bytes);
     struct error err;
     if (gone && catalog_drop_gone(&c->catalog, &err) != 0)
         c->retire_pending = true;
@@ -545,7 +443,7 @@ static void count_epoch(struct checkpoint *c, uint64_t epoch)
 
 static void check_dead_letters_full(struct checkpoint *c)
 {
-    bool full = c->dead_letter_bytes >= (uint64_t)c->worker->config->dead_letter_max_bytes;
+    bool full = c->cut.dead_letter_bytes >= (uint64_t)c->worker->config->dead_letter_max_bytes;
     bool was = atomic_exchange(&c->stats->dead_letters_full, full);
     if (full && !was) {
         c->recount_ns = clock_now_ns() + RECOUNT_EVERY;
@@ -564,7 +462,6 @@ static void check_dead_letters_full(struct checkpoint *c)
 static int run_epoch(struct checkpoint *c)
 {
     uint64_t epoch = c->epoch + 1;
-    size_t n_ops;
     struct error err;
     c->opened_ns = clock_now_ns();
     place_barriers(c, epoch);
@@ -573,14 +470,14 @@ static int run_epoch(struct checkpoint *c)
     if (c->retire_pending)
         catalog_retire(&c->catalog);
     c->retire_pending = false;
-    if (gather(c, epoch, &n_ops, &err) < 0) {
+    if (gather(c, epoch, &err) < 0) {
         give_up(c, "error", &err);
         return 1;
     }
-    if (commit(c, epoch, n_ops))
+    if (commit(c, epoch))
         return 1;
     c->epoch = c->catalog.epoch = epoch;
-    changes_reset(&c->changes);
+    cut_committed(&c->cut);
     hand_over_intents(c, epoch);
     crash_point("handed_over");
     acknowledge(c);
@@ -810,7 +707,7 @@ static int recover(struct checkpoint *c)
     report_storage(w->report, NULL);
     report_durability(w->report, recovery.claim.durability, recovery.claim.durable);
     c->epoch = c->catalog.epoch = recovery.claim.epoch;
-    c->dead_letter_bytes = recovery.dead_letter_bytes;
+    c->cut.dead_letter_bytes = recovery.dead_letter_bytes;
     c->finished = recovery.finished;
     c->finish_open = recovery.finish_open;
     r = wait_adoption(c, &recovery);
@@ -879,7 +776,7 @@ static void recount_dead_letters(struct checkpoint *c, uint64_t now)
         return;
     c->recount_ns = now + RECOUNT_EVERY;
     if (recovery_count_dead_letters(c->worker, c->storage, &bytes, &err) == 0)
-        c->dead_letter_bytes = bytes;
+        c->cut.dead_letter_bytes = bytes;
     check_dead_letters_full(c);
 }
 
@@ -1023,13 +920,13 @@ int checkpoint_new(struct worker *worker, struct checkpoint **ret_checkpoint, st
     struct checkpoint *c = calloc(1, sizeof *c);
     if (!c)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    c->worker = worker;
+    c->worker = c->cut.worker = worker;
     c->life = &worker->arena->thread[ARENA_THREAD_CHECKPOINT];
     c->stats = &worker->arena->worker;
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->reloaded, NULL);
     snprintf(c->adopt, sizeof c->adopt, "%s", worker->config->adopt);
-    catalog_init(&c->catalog, worker, &c->changes);
+    catalog_init(&c->catalog, worker, &c->cut.changes);
     worker->checkpoint = c;
     if (!(c->outbox = outbox_new(worker)) ||
         storage_open(worker->config, worker->workspace, &c->storage, err) < 0) {
@@ -1058,20 +955,16 @@ void checkpoint_free(struct checkpoint *checkpoint)
     struct checkpoint *c = checkpoint;
     if (c->started)
         pthread_join(c->thread, NULL);
-    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++) {
+    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++)
         source_free(c->worker->sources[i]);
-        buffer_done(&c->position[i]);
-    }
     for (unsigned i = 0; i < c->worker->n_shards; i++)
         shard_free(c->worker->shards[i]);
     catalog_done(&c->catalog);
     outbox_free(c->outbox);
     storage_close(c->storage);
-    changes_done(&c->changes);
-    buffer_done(&c->numbers);
+    cut_done(&c->cut);
     intent_free_list(c->completed);
     intent_free_list(c->taken);
-    free(c->ops);
     pthread_cond_destroy(&c->reloaded);
     pthread_mutex_destroy(&c->lock);
     free(c);
