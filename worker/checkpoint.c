@@ -22,13 +22,16 @@
 #include "worker/cut.h"
 #include "worker/emission.h"
 #include "worker/executor.h"
+#include "worker/injection.h"
 #include "worker/intent.h"
 #include "worker/outbox.h"
 #include "worker/recovery.h"
 #include "worker/report.h"
+#include "worker/request.h"
 #include "worker/shard.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
+#include "worker/timers.h"
 #include "worker/trigger.h"
 #include "worker/worker.h"
 
@@ -52,6 +55,9 @@ struct checkpoint {
     struct storage *storage;
     struct catalog catalog;
     struct outbox *outbox;
+    struct timers *timers;
+    struct requests *requests;
+    struct injection injection;
 
     /* Requests. */
     struct doorbell bell;
@@ -148,6 +154,12 @@ void checkpoint_adopt(struct checkpoint *checkpoint, const char *from)
     pthread_mutex_lock(&checkpoint->lock);
     snprintf(checkpoint->adopt, sizeof checkpoint->adopt, "%s", from);
     pthread_mutex_unlock(&checkpoint->lock);
+    doorbell_ring(&checkpoint->bell);
+}
+
+void checkpoint_request(struct checkpoint *checkpoint, const char *packet, size_t len)
+{
+    requests_put(checkpoint->requests, packet, len);
     doorbell_ring(&checkpoint->bell);
 }
 
@@ -389,6 +401,7 @@ static void hand_over_intents(struct checkpoint *c, uint64_t epoch)
         cut->intents_end = &cut->intents;
         outbox_start(c->outbox, list);
     }
+    outbox_start(c->outbox, injection_next(&c->injection, epoch + 1));
     intent_free_list(c->taken);
     c->taken = NULL;
     outbox_refill(c->outbox, c->storage);
@@ -479,6 +492,8 @@ static int run_epoch(struct checkpoint *c)
     c->epoch = c->catalog.epoch = epoch;
     cut_committed(&c->cut);
     hand_over_intents(c, epoch);
+    timers_committed(c->timers);
+    requests_committed(c->requests);
     crash_point("handed_over");
     acknowledge(c);
     crash_point("acknowledged");
@@ -555,13 +570,15 @@ static int reload(struct checkpoint *c)
     int r = catalog_load_triggers(&c->catalog, c->storage, &err);
     if (r >= 0)
         c->retire_pending |= r > 0;
-    if (r < 0 || catalog_load_sources(&c->catalog, c->storage, &sources, &err) < 0) {
+    if (r < 0 || timers_load(c->timers, c->storage, &err) < 0 ||
+        catalog_load_sources(&c->catalog, c->storage, &sources, &err) < 0) {
         report_storage(c->worker->report, &err);
         c->reload_not_before_ns = clock_now_ns() + CLOCK_S;
         checkpoint_reload(c);
         return 0;
     }
     report_storage(c->worker->report, NULL);
+    requests_reloaded(c->requests);
     for (size_t i = 0; i < sources.n_fresh; i++)
         if (start_source(c, sources.fresh[i], NULL) < 0)
             log_error("event_source", LOG_STR("error", "its thread cannot be started"));
@@ -669,7 +686,8 @@ static int start_all(struct checkpoint *c, struct recovery *recovery, struct err
             return -1;
     if (executor_start(w->executor, err) < 0)
         return -1;
-    while (catalog_load_sources(&c->catalog, c->storage, &sources, err) < 0) {
+    while (timers_load(c->timers, c->storage, err) < 0 ||
+           catalog_load_sources(&c->catalog, c->storage, &sources, err) < 0) {
         report_storage(w->report, err);
         if (stopping(c))
             return -1;
@@ -707,9 +725,11 @@ static int recover(struct checkpoint *c)
     report_storage(w->report, NULL);
     report_durability(w->report, recovery.claim.durability, recovery.claim.durable);
     c->epoch = c->catalog.epoch = recovery.claim.epoch;
+    c->injection.epoch = c->epoch + 1;
     c->cut.dead_letter_bytes = recovery.dead_letter_bytes;
     c->finished = recovery.finished;
     c->finish_open = recovery.finish_open;
+    worker_hold(w, recovery.paused);
     r = wait_adoption(c, &recovery);
     if (!r && start_all(c, &recovery, &err) < 0) {
         if (!stopping(c))
@@ -803,12 +823,36 @@ static uint64_t wake_at(const struct checkpoint *c, uint64_t now)
     return at;
 }
 
+/* On the monotonic clock; UINT64_MAX: no timer will be due. */
+static uint64_t timers_at(const struct checkpoint *c, uint64_t now)
+{
+    uint64_t next = timers_next(c->timers);
+    if (next == UINT64_MAX || worker_held(c->worker))
+        return UINT64_MAX;
+    uint64_t unix_now = clock_unix_ns();
+    return next <= unix_now ? now : now + (next - unix_now);
+}
+
+/* Does what others have asked for, and what time has come for. Whether an epoch is due at once for it. */
+static bool inject(struct checkpoint *c, uint64_t now)
+{
+    bool want_reload = false;
+    bool urgent = requests_apply(c->requests, &want_reload);
+    if (want_reload)
+        checkpoint_reload(c);
+    if (timers_at(c, now) <= now && timers_fire(c->timers, clock_unix_ns(), &c->injection) && !c->due) {
+        c->due = true;
+        c->due_ns = now;
+    }
+    return urgent;
+}
+
 static void sleep_until(struct checkpoint *c, uint64_t at)
 {
     doorbell_arm(&c->bell);
     uint64_t now = clock_now_ns();
     bool news = (!c->due && atomic_load(&c->changed)) || atomic_load(&c->intent_waits) ||
-                atomic_load(&c->storage_changed) || stopping(c) ||
+                atomic_load(&c->storage_changed) || stopping(c) || requests_waiting(c->requests) ||
                 (atomic_load(&c->reload_wanted) && now >= c->reload_not_before_ns);
     if (news || now >= at) {
         doorbell_disarm(&c->bell);
@@ -850,7 +894,7 @@ static void serve(struct checkpoint *c)
             c->due_ns = now;
             atomic_store(&c->changed, true);
         }
-        bool urgent = atomic_load(&c->intent_waits);
+        bool urgent = inject(c, now) || atomic_load(&c->intent_waits);
         c->due |= urgent || c->retire_pending;
         if (c->due && (urgent || now >= epoch_not_before(c))) {
             c->due = false;
@@ -861,7 +905,7 @@ static void serve(struct checkpoint *c)
         }
         recount_dead_letters(c, now);
         outbox_refill(c->outbox, c->storage);
-        uint64_t wake = wake_at(c, now);
+        uint64_t wake = earlier(wake_at(c, now), timers_at(c, now));
         uint64_t leave = UINT64_MAX;
         if (may_leave(c, now, &leave)) {
             c->finish_open = false;
@@ -888,6 +932,7 @@ static void drain(struct checkpoint *c)
         if (w->sources[i])
             source_join(w->sources[i]);
     if (!failed && w->sources[0] && run_epoch(c) == 0) {
+        requests_refuse(c->requests);
         executor_stop(w->executor, atomic_load(&c->stop_deadline_ns) - CLOCK_S);
         if (something_changed(c))
             run_epoch(c);
@@ -927,9 +972,19 @@ int checkpoint_new(struct worker *worker, struct checkpoint **ret_checkpoint, st
     pthread_cond_init(&c->reloaded, NULL);
     snprintf(c->adopt, sizeof c->adopt, "%s", worker->config->adopt);
     catalog_init(&c->catalog, worker, &c->cut.changes);
+    injection_init(&c->injection, worker, &c->cut.changes);
     worker->checkpoint = c;
-    if (!(c->outbox = outbox_new(worker)) ||
-        storage_open(worker->config, worker->workspace, &c->storage, err) < 0) {
+    if (storage_open(worker->config, worker->workspace, &c->storage, err) < 0) {
+        worker->checkpoint = NULL;
+        checkpoint_free(c);
+        return -1;
+    }
+    struct request_scope scope = {worker, &c->catalog, c->storage, &c->cut, &c->injection};
+    c->outbox = outbox_new(worker);
+    c->timers = timers_new(worker);
+    c->requests = requests_new(&scope);
+    if (!c->outbox || !c->timers || !c->requests) {
+        error_set(err, ERROR_MEMORY, "out of memory");
         worker->checkpoint = NULL;
         checkpoint_free(c);
         return -1;
@@ -961,6 +1016,9 @@ void checkpoint_free(struct checkpoint *checkpoint)
         shard_free(c->worker->shards[i]);
     catalog_done(&c->catalog);
     outbox_free(c->outbox);
+    timers_free(c->timers);
+    requests_free(c->requests);
+    injection_done(&c->injection);
     storage_close(c->storage);
     cut_done(&c->cut);
     intent_free_list(c->completed);

@@ -73,8 +73,11 @@ static void count_dead_letters(struct cut *c, uint64_t epoch)
     for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++)
         if (c->worker->sources[i])
             bytes += letter_bytes(&c->worker->sources[i]->changes[c->worker->sources[i]->filling ^ 1]);
-    if (!bytes)
+    if (!bytes && !c->dead_letters_removed)
         return;
+    uint64_t removed = c->dead_letters_removed;
+    c->dead_letters_removed = 0;
+    c->dead_letter_bytes -= removed < c->dead_letter_bytes ? removed : c->dead_letter_bytes;
     c->dead_letter_bytes += bytes;
     int len = snprintf(text, sizeof text, "%llu", (unsigned long long)c->dead_letter_bytes);
     changes_put(&c->changes, STORAGE_CHECKPOINT, "dead_letter_bytes", 17, text, (size_t)len);

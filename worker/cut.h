@@ -20,7 +20,8 @@ struct cut {
     struct storage_op *ops;                    /* the transaction; borrows from all changes */
     size_t n_ops;
     size_t ops_cap;
-    uint64_t dead_letter_bytes; /* stored, this epoch's included */
+    uint64_t dead_letter_bytes;    /* stored, this epoch's included */
+    uint64_t dead_letters_removed; /* bytes of those that this epoch deletes */
 };
 
 void cut_done(struct cut *cut);

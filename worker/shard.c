@@ -1,6 +1,7 @@
 #include "worker/shard.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +42,8 @@ struct shard {
     bool started;
     _Atomic bool stopping;
     struct doorbell bell;
+    _Atomic bool
+        wanted; /* somebody waits for the run lock: the thread lets it go, however much there is to do */
     pthread_mutex_t run; /* guards all below */
     struct arena_shard *stats;
     struct arena_thread *life;
@@ -297,7 +300,7 @@ static void write_trigger(struct shard *s, struct trigger *t, const char *timest
         keys_delete(t->keys, t->identity, t->identity_len, out);
         return;
     }
-    if (t->condition->state_size) {
+    if (t->condition->state_size || t->patched) {
         struct buffer *b =
             changes_begin(out, STORAGE_TRIGGERS, STORAGE_PUT_IF, t->id, t->id_len, t->uuid, t->uuid_len);
         trigger_write(t, timestamp, b);
@@ -317,7 +320,7 @@ static void cut(struct shard *s)
     for (size_t i = 0; i < s->n_dirty; i++) {
         struct trigger *t = s->dirty[i];
         write_trigger(s, t, timestamp, cut);
-        t->dirty = t->fired = false;
+        t->dirty = t->fired = t->patched = false;
     }
     s->n_dirty = 0;
     s->n_intents = 0;
@@ -332,6 +335,24 @@ static void cut(struct shard *s)
     next->gone = false;
     crash_point("shard_cut");
     checkpoint_cut_done(s->worker->checkpoint);
+}
+
+int shard_patch(struct shard *shard, struct trigger *trigger, const struct json_value *members,
+                struct error *err)
+{
+    int r = SHARD_GONE;
+    atomic_store(&shard->wanted, true);
+    pthread_mutex_lock(&shard->run);
+    if (!atomic_load_explicit(&trigger->gone, memory_order_relaxed)) {
+        r = trigger_patch(trigger, members, err);
+        if (r == 0) {
+            trigger->patched = true;
+            mark_dirty(shard, trigger);
+        }
+    }
+    atomic_store(&shard->wanted, false);
+    pthread_mutex_unlock(&shard->run);
+    return r;
 }
 
 struct shard_cut *shard_cut(struct shard *shard, uint64_t epoch)
@@ -411,9 +432,11 @@ static void *shard_main(void *data)
     struct shard *s = data;
     worker_thread_enter(s->worker, ARENA_THREAD_SHARD + s->index, "shard");
     while (!atomic_load_explicit(&s->stopping, memory_order_relaxed)) {
+        while (atomic_load(&s->wanted))
+            sched_yield();
         pthread_mutex_lock(&s->run);
         atomic_store_explicit(&s->life->busy, 1, memory_order_relaxed);
-        while (turn(s))
+        while (!atomic_load_explicit(&s->wanted, memory_order_relaxed) && turn(s))
             ;
         doorbell_arm(&s->bell);
         bool ready = any_ready(s, atomic_load(&s->worker->n_rings));
