@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "common/cloudevent.h"
 #include "common/config.h"
+#include "common/decision.h"
 #include "common/error.h"
 #include "common/json.h"
 #include "common/log.h"
@@ -33,6 +34,10 @@
 #define BATCH 128     /* records taken from one ring before the next one's turn */
 #define PREFETCH 4    /* triggers ahead, when one event has many */
 #define HELP_ROUNDS 4 /* turns over all rings that a helper takes */
+/* Decisions that are recorded in a while, so that they cost nothing where there are many: of those that fire,
+ * and of the others. The ring keeps some whiles. */
+#define DECISIONS_WHILE (4 * CLOCK_MS)
+#define DECISIONS_AT_MOST 64
 #define IDLE_TIMEOUT (30 * CLOCK_S)
 
 struct shard {
@@ -57,6 +62,10 @@ struct shard {
     size_t n_dirty;
     size_t dirty_cap;
     unsigned n_intents; /* in this epoch */
+    struct decision_log decisions;
+    unsigned decisions_left[2]; /* in this while: [fired] */
+    uint64_t decisions_out;     /* left out since the last one recorded */
+    uint64_t while_ns;          /* when the present while began */
     struct cloudevent event;
     struct buffer scratch;
 };
@@ -223,6 +232,37 @@ static void crash_on_request(const struct cloudevent *event)
 }
 #endif
 
+static __attribute__((noinline)) void record(struct shard *s, const struct trigger *t,
+                                             const struct cloudevent *event, unsigned flags,
+                                             enum decision_kind kind)
+{
+    uint64_t numbers = s->decisions_out + 1;
+    struct decision_facts facts = {.time_unix_ns = clock_unix_ns(),
+                                   .trigger = t->id,
+                                   .trigger_len = t->id_len,
+                                   .event = event,
+                                   .flags = flags,
+                                   .kind = kind};
+    facts.sequence =
+        atomic_fetch_add_explicit(&s->worker->decisions, numbers, memory_order_relaxed) + numbers;
+    if (kind == DECISION_PLAIN && t->condition->explain)
+        facts.kind = t->condition->explain(t->state, facts.operands);
+    decision_write(&s->decisions, &facts);
+    s->decisions_out = 0;
+}
+
+static inline void decide(struct shard *s, const struct trigger *t, const struct cloudevent *event,
+                          unsigned flags, enum decision_kind kind)
+{
+    unsigned *left = &s->decisions_left[flags & DECISION_FIRED ? 1 : 0];
+    if (!*left) {
+        s->decisions_out++;
+        return;
+    }
+    --*left;
+    record(s, t, event, flags, kind);
+}
+
 static void activate(struct shard *s, struct trigger *t, struct record_event *r,
                      const struct cloudevent *event)
 {
@@ -230,14 +270,18 @@ static void activate(struct shard *s, struct trigger *t, struct record_event *r,
     crash_on_request(event);
     if (r->has_key && t->condition->counts_keys) {
         mark_dirty(s, t);
-        if (is_repeat(t, event))
+        if (is_repeat(t, event)) {
+            decide(s, t, event, 0, DECISION_REPEAT);
             return;
+        }
     }
     unsigned outcome = t->condition->evaluate(t->state, event);
     if (outcome & CONDITION_CHANGED)
         mark_dirty(s, t);
-    if (outcome & CONDITION_HOLDS)
+    bool holds = outcome & CONDITION_HOLDS;
+    if (holds)
         fire(s, t, r, event);
+    decide(s, t, event, holds ? DECISION_HOLDS | DECISION_FIRED : 0, DECISION_PLAIN);
     arena_add(&s->stats->evaluated, 1);
 }
 
@@ -256,9 +300,13 @@ static void process(struct shard *s, struct record_event *r)
             struct trigger *t = lists[i].triggers[j];
             if (j + PREFETCH < lists[i].n)
                 __builtin_prefetch(&lists[i].triggers[j + PREFETCH]->condition, 1);
-            if (t->last_event == s->event_number || atomic_load_explicit(&t->gone, memory_order_relaxed))
+            if (t->last_event == s->event_number)
                 continue;
             t->last_event = s->event_number;
+            if (atomic_load_explicit(&t->gone, memory_order_relaxed)) {
+                decide(s, t, &s->event, 0, DECISION_GONE);
+                continue;
+            }
             matched = true;
             activate(s, t, r, &s->event);
         }
@@ -362,6 +410,15 @@ struct shard_cut *shard_cut(struct shard *shard, uint64_t epoch)
 
 /* --- the thread --- */
 
+static void begin_while(struct shard *s)
+{
+    uint64_t now = clock_coarse_ns();
+    if (now - s->while_ns < DECISIONS_WHILE)
+        return;
+    s->while_ns = now;
+    s->decisions_left[0] = s->decisions_left[1] = DECISIONS_AT_MOST;
+}
+
 static bool take(struct shard *s, unsigned ring)
 {
     struct ring_consumer *c = &s->rings[ring];
@@ -371,7 +428,8 @@ static bool take(struct shard *s, unsigned ring)
     unsigned n = 0;
     bool at_cut = false;
     while (n < BATCH && (record = ring_peek(c, &size, &kind))) {
-        n++;
+        if (!n++)
+            begin_while(s);
         if (kind == RECORD_BARRIER) {
             struct record_barrier barrier = *(struct record_barrier *)record;
             ring_next(c);
@@ -485,6 +543,7 @@ int shard_new(struct worker *worker, unsigned index, struct shard **ret_shard, s
     s->index = index;
     s->stats = &worker->arena->shard[index];
     s->life = &worker->arena->thread[ARENA_THREAD_SHARD + index];
+    s->decisions.entries = arena_decisions(worker->arena, index);
     s->cuts[0].intents_end = &s->cuts[0].intents;
     s->cuts[1].intents_end = &s->cuts[1].intents;
     *ret_shard = s;

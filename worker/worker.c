@@ -418,6 +418,7 @@ static int assemble(struct worker *w, const struct worker_options *options, stru
     w->status_fd = options->status_fd;
     w->generation = options->generation;
     w->n_shards = count_shards(w->config);
+    atomic_store(&w->decisions, clock_unix_ns() / 1000); /* above those of earlier lives */
     w->signal_fd = w->watch_fd = w->watched_fd = -1;
     pthread_mutex_init(&w->lock, NULL);
     if (getrandom(random, sizeof random, 0) != sizeof random)

@@ -45,6 +45,7 @@ struct worker {
     struct executor *executor;
     struct emissions *emissions;
     _Atomic uint64_t committed; /* events of all sources but the internal one, in committed checkpoints */
+    _Atomic uint64_t decisions; /* sequence number of the last one (common/decision.h) */
     _Atomic bool held;          /* the user has paused the workflow. Writer: checkpoint */
     _Atomic bool paused;        /* some source waits for in-flight events to be committed */
 
