@@ -58,12 +58,14 @@ static void assert_text(struct bed *bed, const char *expected)
     assert_false(report_changed(bed->report));
 }
 
-#define NO_TRIGGERS ",\"triggers\":{\"total\":0,\"broken_total\":0,\"broken\":[]}}"
+#define NO_TIMERS ",\"timers\":{\"count\":0,\"next\":null}}"
+#define NO_TRIGGERS ",\"triggers\":{\"total\":0,\"broken_total\":0,\"broken\":[]}" NO_TIMERS
 
 static void test_start(void **state)
 {
     struct bed *bed = *state;
-    assert_text(bed, "{\"state\":\"starting\",\"durability\":\"unknown\",\"storage\":\"not connected yet\","
+    assert_text(bed, "{\"state\":\"starting\",\"paused\":false,\"durability\":\"unknown\",\"storage\":\"not "
+                     "connected yet\","
                      "\"warnings\":[],\"sources\":[]" NO_TRIGGERS);
 }
 
@@ -79,7 +81,8 @@ static void test_changes(void **state)
     assert_int_equal(loop_run_once(bed->loop, UINT64_MAX, &err), 0); /* does not wait: it was woken */
     report_storage(bed->report, NULL);
     report_durability(bed->report, "always", true);
-    assert_text(bed, "{\"state\":\"running\",\"durability\":\"always\",\"storage\":\"ok\",\"warnings\":[],"
+    assert_text(bed, "{\"state\":\"running\",\"paused\":false,\"durability\":\"always\",\"storage\":\"ok\","
+                     "\"warnings\":[],"
                      "\"sources\":[]" NO_TRIGGERS);
     report_state(bed->report, ARENA_RUNNING);
     report_storage(bed->report, NULL);
@@ -89,8 +92,10 @@ static void test_changes(void **state)
     error_set(&error, ERROR_UNAVAILABLE, "h:1: \"gone\"");
     report_storage(bed->report, &error);
     assert_true(report_changed(bed->report));
-    assert_text(bed, "{\"state\":\"running\",\"durability\":\"always\",\"storage\":\"h:1: \\\"gone\\\"\","
-                     "\"warnings\":[],\"sources\":[]" NO_TRIGGERS);
+    assert_text(
+        bed,
+        "{\"state\":\"running\",\"paused\":false,\"durability\":\"always\",\"storage\":\"h:1: \\\"gone\\\"\","
+        "\"warnings\":[],\"sources\":[]" NO_TRIGGERS);
     report_storage(bed->report, &error);
     assert_false(report_changed(bed->report));
 }
@@ -101,18 +106,16 @@ static void test_warnings(void **state)
     report_durability(bed->report, "none", false);
     report_warning(bed->report, "b", "two");
     report_warning(bed->report, "b", "three");
-    assert_text(
-        bed,
-        "{\"state\":\"starting\",\"durability\":\"none\",\"storage\":\"not connected yet\",\"warnings\":["
-        "\"durability=none: the storage keeps nothing through a crash of its own\",\"three\"],"
-        "\"sources\":[]" NO_TRIGGERS);
+    assert_text(bed, "{\"state\":\"starting\",\"paused\":false,\"durability\":\"none\",\"storage\":\"not "
+                     "connected yet\",\"warnings\":["
+                     "\"durability=none: the storage keeps nothing through a crash of its own\",\"three\"],"
+                     "\"sources\":[]" NO_TRIGGERS);
     report_durability(bed->report, "none", true);
     assert_true(report_changed(bed->report));
     report_warning(bed->report, "c", "four");
-    assert_text(
-        bed,
-        "{\"state\":\"starting\",\"durability\":\"none\",\"storage\":\"not connected yet\",\"warnings\":["
-        "\"four\",\"three\"],\"sources\":[]" NO_TRIGGERS);
+    assert_text(bed, "{\"state\":\"starting\",\"paused\":false,\"durability\":\"none\",\"storage\":\"not "
+                     "connected yet\",\"warnings\":["
+                     "\"four\",\"three\"],\"sources\":[]" NO_TRIGGERS);
     char name[24];
     for (int i = 0; i < 20; i++) { /* more than there is room for */
         snprintf(name, sizeof name, "w%d", i);
@@ -124,14 +127,14 @@ static void test_warnings(void **state)
     }
     report_warning(bed->report, "b", NULL);
     report_warning(bed->report, "c", NULL);
-    assert_text(
-        bed,
-        "{\"state\":\"starting\",\"durability\":\"none\",\"storage\":\"not connected yet\",\"warnings\":[],"
-        "\"sources\":[]" NO_TRIGGERS);
+    assert_text(bed, "{\"state\":\"starting\",\"paused\":false,\"durability\":\"none\",\"storage\":\"not "
+                     "connected yet\",\"warnings\":[],"
+                     "\"sources\":[]" NO_TRIGGERS);
 }
 
-#define HEAD \
-    "{\"state\":\"starting\",\"durability\":\"unknown\",\"storage\":\"not connected yet\",\"warnings\":[]"
+#define HEAD                                                                                           \
+    "{\"state\":\"starting\",\"paused\":false,\"durability\":\"unknown\",\"storage\":\"not connected " \
+    "yet\",\"warnings\":[]"
 
 static void test_sources(void **state)
 {
@@ -164,8 +167,8 @@ static void test_triggers(void **state)
 {
     struct bed *bed = *state;
     report_broken_triggers(bed->report, 7, 1, "{\"id\":\"t\"}", 10);
-    assert_text(bed, HEAD
-                ",\"sources\":[],\"triggers\":{\"total\":7,\"broken_total\":1,\"broken\":[{\"id\":\"t\"}]}}");
+    assert_text(bed, HEAD ",\"sources\":[],\"triggers\":{\"total\":7,\"broken_total\":1,\"broken\":[{\"id\":"
+                          "\"t\"}]}" NO_TIMERS);
     report_broken_triggers(bed->report, 7, 1, "{\"id\":\"t\"}", 10);
     assert_false(report_changed(bed->report));
     report_broken_triggers(bed->report, 7, 1, "{\"id\":\"u\"}", 10);
@@ -211,7 +214,7 @@ static void test_bounds(void **state)
     report_broken_triggers(bed->report, 5, 5, list.data, list.len);
     buffer_reset(&out, SIZE_MAX);
     report_write(bed->report, &out);
-    assert_non_null(strstr(buffer_text(&out), "\"broken\":[]},\"truncated\":true}"));
+    assert_non_null(strstr(buffer_text(&out), "\"broken\":[]},\"truncated\":true" NO_TIMERS));
 }
 
 static void test_state_names(void **state)

@@ -18,18 +18,20 @@
 #include "common/ring.h"
 #include "common/storage/storage.h"
 #include "worker/catalog.h"
-#include "worker/changes.h"
 #include "worker/crash.h"
-#include "worker/deadletter.h"
+#include "worker/cut.h"
 #include "worker/emission.h"
 #include "worker/executor.h"
+#include "worker/injection.h"
 #include "worker/intent.h"
 #include "worker/outbox.h"
 #include "worker/recovery.h"
 #include "worker/report.h"
+#include "worker/request.h"
 #include "worker/shard.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
+#include "worker/timers.h"
 #include "worker/trigger.h"
 #include "worker/worker.h"
 
@@ -53,6 +55,9 @@ struct checkpoint {
     struct storage *storage;
     struct catalog catalog;
     struct outbox *outbox;
+    struct timers *timers;
+    struct requests *requests;
+    struct injection injection;
 
     /* Requests. */
     struct doorbell bell;
@@ -80,14 +85,9 @@ struct checkpoint {
     uint64_t commit_ns;  /* duration of the last commit, from its first barrier */
     uint64_t refresh_ns; /* when to read the triggers again, although no change was told of */
     uint64_t reload_not_before_ns;
-    uint64_t armed_epoch;   /* the last committed when the watch was armed last */
-    struct changes changes; /* of this thread: positions, internal events, completions */
-    struct buffer numbers;  /* keys of dead letters */
-    struct buffer position[ARENA_MAX_SOURCES];
+    uint64_t armed_epoch; /* the last committed when the watch was armed last */
+    struct cut cut;
     struct intent *taken; /* completed intents in the epoch under way */
-    struct storage_op *ops;
-    size_t ops_cap;
-    uint64_t dead_letter_bytes;
     uint64_t recount_ns;
     bool due;        /* an epoch is */
     uint64_t due_ns; /* since when: what comes within an interval shares the epoch */
@@ -154,6 +154,12 @@ void checkpoint_adopt(struct checkpoint *checkpoint, const char *from)
     pthread_mutex_lock(&checkpoint->lock);
     snprintf(checkpoint->adopt, sizeof checkpoint->adopt, "%s", from);
     pthread_mutex_unlock(&checkpoint->lock);
+    doorbell_ring(&checkpoint->bell);
+}
+
+void checkpoint_request(struct checkpoint *checkpoint, const char *packet, size_t len)
+{
+    requests_put(checkpoint->requests, packet, len);
     doorbell_ring(&checkpoint->bell);
 }
 
@@ -247,8 +253,8 @@ static void place_barriers(struct checkpoint *c, uint64_t epoch)
     for (uint32_t left = mask; left; left &= left - 1) {
         struct source *s = c->worker->sources[__builtin_ctz(left)];
         pthread_mutex_lock(&s->emit);
-        buffer_reset(&c->position[s->index], 4096);
-        s->type->position(s, &c->position[s->index]);
+        buffer_reset(&c->cut.position[s->index], 4096);
+        s->type->position(s, &c->cut.position[s->index]);
         source_barrier(s, epoch, mask);
         pthread_mutex_unlock(&s->emit);
         crash_point("barrier");
@@ -272,23 +278,6 @@ static void wait_cuts(struct checkpoint *c)
 
 /* --- the epoch: what is to be written --- */
 
-static void collect_positions(struct checkpoint *c)
-{
-    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++) {
-        struct source *s = c->worker->sources[i];
-        struct buffer *p = &c->position[i];
-        if (!s || !s->consume || !p->len)
-            continue;
-        if (s->stored_position.len == p->len && !memcmp(s->stored_position.data, p->data, p->len))
-            continue;
-        BUFFER_AUTO field = BUFFER_INIT;
-        recovery_position_field(s, &field);
-        changes_put(&c->changes, STORAGE_CHECKPOINT, field.data, field.len, p->data, p->len);
-        buffer_reset(&s->stored_position, 4096);
-        buffer_append(&s->stored_position, p->data, p->len);
-    }
-}
-
 static void collect_completed(struct checkpoint *c)
 {
     pthread_mutex_lock(&c->lock);
@@ -305,9 +294,9 @@ static void collect_completed(struct checkpoint *c)
             later = intent;
             continue;
         }
-        changes_delete(&c->changes, STORAGE_OUTBOX, intent->field, strlen(intent->field));
+        changes_delete(&c->cut.changes, STORAGE_OUTBOX, intent->field, strlen(intent->field));
         if (intent->given_up)
-            outbox_dead_letter(intent, &c->changes);
+            outbox_dead_letter(intent, &c->cut.changes);
         emissions_complete(c->worker->emissions, intent->key, intent->final_position,
                            intent->given_up || (!intent->replayed && intent->attempts == 1));
         link = &intent->next;
@@ -322,12 +311,12 @@ static void collect_completed(struct checkpoint *c)
 static void write_finished(struct checkpoint *c)
 {
     char time[CLOCK_ISO_MAX];
-    struct buffer *b = changes_begin(&c->changes, STORAGE_CHECKPOINT, STORAGE_PUT, "finished", 8, "", 0);
+    struct buffer *b = changes_begin(&c->cut.changes, STORAGE_CHECKPOINT, STORAGE_PUT, "finished", 8, "", 0);
     buffer_append_text(b, "{\"trigger\":");
     buffer_append_json(b, c->finished_trigger, strlen(c->finished_trigger));
     buffer_printf(b, ",\"time\":\"%s\",\"count\":%llu,\"left\":%s}", clock_iso(clock_unix_ns(), time),
                   (unsigned long long)c->finished, c->finish_open ? "false" : "true");
-    changes_end(&c->changes);
+    changes_end(&c->cut.changes);
 }
 
 static void collect_finished(struct checkpoint *c, uint64_t epoch)
@@ -345,108 +334,29 @@ static void collect_finished(struct checkpoint *c, uint64_t epoch)
     c->finish_open = true;
     write_finished(c);
 }
-static int append_ops(struct checkpoint *c, const struct changes *changes, size_t *n, struct error *err)
-{
-    if (changes->text.failed)
-        return error_set(err, ERROR_MEMORY, "out of memory while collecting a checkpoint");
-    if (*n + changes->n > c->ops_cap) {
-        size_t cap = (*n + changes->n) * 2;
-        struct storage_op *ops = realloc(c->ops, cap * sizeof *ops);
-        if (!ops)
-            return error_set(err, ERROR_MEMORY, "out of memory for a checkpoint of %zu changes",
-                             *n + changes->n);
-        c->ops = ops;
-        c->ops_cap = cap;
-    }
-    changes_ops(changes, c->ops + *n);
-    *n += changes->n;
-    return 0;
-}
 
-static uint64_t letter_bytes(const struct changes *changes)
+static int gather(struct checkpoint *c, uint64_t epoch, struct error *err)
 {
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < changes->n; i++)
-        if (changes->items[i].set == STORAGE_DEAD_LETTERS && !changes->items[i].key_len)
-            bytes += changes->items[i].value_len;
-    return bytes;
-}
-
-/* Keeps the stored size of all dead letters in step; before the operations are gathered. */
-static void count_dead_letters(struct checkpoint *c, uint64_t epoch)
-{
-    char text[24];
-    uint64_t bytes = letter_bytes(&c->changes);
-    for (unsigned i = 0; i < c->worker->n_shards; i++)
-        bytes += letter_bytes(&shard_cut(c->worker->shards[i], epoch)->changes);
-    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++)
-        if (c->worker->sources[i])
-            bytes += letter_bytes(&c->worker->sources[i]->changes[c->worker->sources[i]->filling ^ 1]);
-    if (!bytes)
-        return;
-    c->dead_letter_bytes += bytes;
-    int len = snprintf(text, sizeof text, "%llu", (unsigned long long)c->dead_letter_bytes);
-    changes_put(&c->changes, STORAGE_CHECKPOINT, "dead_letter_bytes", 17, text, (size_t)len);
-}
-
-/* Gives dead letters their numbers, <epoch>-<index>. */
-static void number_dead_letters(struct checkpoint *c, uint64_t epoch, size_t n_ops)
-{
-    enum { WIDTH = 29 };
-    size_t n = 0;
-    for (size_t i = 0; i < n_ops; i++)
-        n += c->ops[i].set == STORAGE_DEAD_LETTERS && !c->ops[i].key_len;
-    buffer_reset(&c->numbers, 1 << 16);
-    char *text = buffer_reserve(&c->numbers, n * (WIDTH + 1));
-    if (!text)
-        abort(); /* letters must not be lost: start again from the last checkpoint */
-    for (size_t i = 0, number = 0; number < n; i++) {
-        struct storage_op *op = &c->ops[i];
-        if (op->set != STORAGE_DEAD_LETTERS || op->key_len)
-            continue;
-        op->key_len = (size_t)snprintf(text, WIDTH + 1, "%020llu-%08zu", (unsigned long long)epoch, number++);
-        op->key = text;
-        text += WIDTH + 1;
-    }
-    arena_add(&c->stats->dead_letters, n);
-}
-
-static int gather(struct checkpoint *c, uint64_t epoch, size_t *ret_n, struct error *err)
-{
-    size_t n = 0;
-    collect_positions(c);
+    struct worker *w = c->worker;
     collect_completed(c);
     collect_finished(c, epoch);
-    internal_collect(c->worker->internal, epoch, &c->changes);
-    emissions_collect(c->worker->emissions, c->worker->sources, ARENA_MAX_SOURCES, epoch, &c->changes);
-    count_dead_letters(c, epoch);
-    for (unsigned i = 0; i < c->worker->n_shards; i++)
-        if (append_ops(c, &shard_cut(c->worker->shards[i], epoch)->changes, &n, err) < 0)
-            return -1;
-    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++) {
-        struct source *s = c->worker->sources[i];
-        if (s && s->consume && append_ops(c, &s->changes[s->filling ^ 1], &n, err) < 0)
-            return -1;
-    }
-    if (append_ops(c, &c->changes, &n, err) < 0)
-        return -1;
-    number_dead_letters(c, epoch, n);
-    *ret_n = n;
-    return 0;
+    internal_collect(w->internal, epoch, &c->cut.changes);
+    emissions_collect(w->emissions, w->sources, ARENA_MAX_SOURCES, epoch, &c->cut.changes);
+    return cut_gather(&c->cut, epoch, err);
 }
 
 /* --- the epoch: commit --- */
 
 /* Until storage answers. 0 committed; 1 the worker must end (reported). */
-static int commit(struct checkpoint *c, uint64_t epoch, size_t n_ops)
+static int commit(struct checkpoint *c, uint64_t epoch)
 {
     struct worker *w = c->worker;
     struct storage_commit commit = {.workspace = w->workspace,
                                     .creation = w->creation,
                                     .writer = w->writer,
                                     .epoch = epoch,
-                                    .ops = c->ops,
-                                    .n_ops = n_ops};
+                                    .ops = c->cut.ops,
+                                    .n_ops = c->cut.n_ops};
     for (unsigned failures = 0;; failures++) {
         struct error err;
         crash_point("commit_before");
@@ -491,6 +401,7 @@ static void hand_over_intents(struct checkpoint *c, uint64_t epoch)
         cut->intents_end = &cut->intents;
         outbox_start(c->outbox, list);
     }
+    outbox_start(c->outbox, injection_next(&c->injection, epoch + 1));
     intent_free_list(c->taken);
     c->taken = NULL;
     outbox_refill(c->outbox, c->storage);
@@ -537,7 +448,7 @@ static void count_epoch(struct checkpoint *c, uint64_t epoch)
     arena_set(&c->stats->commit_unix_ns, clock_unix_ns());
     arena_set(&c->stats->in_flight, worker_in_flight(c->worker));
     arena_set(&c->stats->internal_pending, internal_pending(c->worker->internal));
-    arena_set(&c->stats->dead_letter_bytes, c->dead_letter_bytes);
+    arena_set(&c->stats->dead_letter_bytes, c->cut.dead_letter_bytes);
     struct error err;
     if (gone && catalog_drop_gone(&c->catalog, &err) != 0)
         c->retire_pending = true;
@@ -545,7 +456,7 @@ static void count_epoch(struct checkpoint *c, uint64_t epoch)
 
 static void check_dead_letters_full(struct checkpoint *c)
 {
-    bool full = c->dead_letter_bytes >= (uint64_t)c->worker->config->dead_letter_max_bytes;
+    bool full = c->cut.dead_letter_bytes >= (uint64_t)c->worker->config->dead_letter_max_bytes;
     bool was = atomic_exchange(&c->stats->dead_letters_full, full);
     if (full && !was) {
         c->recount_ns = clock_now_ns() + RECOUNT_EVERY;
@@ -564,7 +475,6 @@ static void check_dead_letters_full(struct checkpoint *c)
 static int run_epoch(struct checkpoint *c)
 {
     uint64_t epoch = c->epoch + 1;
-    size_t n_ops;
     struct error err;
     c->opened_ns = clock_now_ns();
     place_barriers(c, epoch);
@@ -573,15 +483,17 @@ static int run_epoch(struct checkpoint *c)
     if (c->retire_pending)
         catalog_retire(&c->catalog);
     c->retire_pending = false;
-    if (gather(c, epoch, &n_ops, &err) < 0) {
+    if (gather(c, epoch, &err) < 0) {
         give_up(c, "error", &err);
         return 1;
     }
-    if (commit(c, epoch, n_ops))
+    if (commit(c, epoch))
         return 1;
     c->epoch = c->catalog.epoch = epoch;
-    changes_reset(&c->changes);
+    cut_committed(&c->cut);
     hand_over_intents(c, epoch);
+    timers_committed(c->timers);
+    requests_committed(c->requests);
     crash_point("handed_over");
     acknowledge(c);
     crash_point("acknowledged");
@@ -658,13 +570,15 @@ static int reload(struct checkpoint *c)
     int r = catalog_load_triggers(&c->catalog, c->storage, &err);
     if (r >= 0)
         c->retire_pending |= r > 0;
-    if (r < 0 || catalog_load_sources(&c->catalog, c->storage, &sources, &err) < 0) {
+    if (r < 0 || timers_load(c->timers, c->storage, &err) < 0 ||
+        catalog_load_sources(&c->catalog, c->storage, &sources, &err) < 0) {
         report_storage(c->worker->report, &err);
         c->reload_not_before_ns = clock_now_ns() + CLOCK_S;
         checkpoint_reload(c);
         return 0;
     }
     report_storage(c->worker->report, NULL);
+    requests_reloaded(c->requests);
     for (size_t i = 0; i < sources.n_fresh; i++)
         if (start_source(c, sources.fresh[i], NULL) < 0)
             log_error("event_source", LOG_STR("error", "its thread cannot be started"));
@@ -772,7 +686,8 @@ static int start_all(struct checkpoint *c, struct recovery *recovery, struct err
             return -1;
     if (executor_start(w->executor, err) < 0)
         return -1;
-    while (catalog_load_sources(&c->catalog, c->storage, &sources, err) < 0) {
+    while (timers_load(c->timers, c->storage, err) < 0 ||
+           catalog_load_sources(&c->catalog, c->storage, &sources, err) < 0) {
         report_storage(w->report, err);
         if (stopping(c))
             return -1;
@@ -810,9 +725,11 @@ static int recover(struct checkpoint *c)
     report_storage(w->report, NULL);
     report_durability(w->report, recovery.claim.durability, recovery.claim.durable);
     c->epoch = c->catalog.epoch = recovery.claim.epoch;
-    c->dead_letter_bytes = recovery.dead_letter_bytes;
+    c->injection.epoch = c->epoch + 1;
+    c->cut.dead_letter_bytes = recovery.dead_letter_bytes;
     c->finished = recovery.finished;
     c->finish_open = recovery.finish_open;
+    worker_hold(w, recovery.paused);
     r = wait_adoption(c, &recovery);
     if (!r && start_all(c, &recovery, &err) < 0) {
         if (!stopping(c))
@@ -879,7 +796,7 @@ static void recount_dead_letters(struct checkpoint *c, uint64_t now)
         return;
     c->recount_ns = now + RECOUNT_EVERY;
     if (recovery_count_dead_letters(c->worker, c->storage, &bytes, &err) == 0)
-        c->dead_letter_bytes = bytes;
+        c->cut.dead_letter_bytes = bytes;
     check_dead_letters_full(c);
 }
 
@@ -906,12 +823,36 @@ static uint64_t wake_at(const struct checkpoint *c, uint64_t now)
     return at;
 }
 
+/* On the monotonic clock; UINT64_MAX: no timer will be due. */
+static uint64_t timers_at(const struct checkpoint *c, uint64_t now)
+{
+    uint64_t next = timers_next(c->timers);
+    if (next == UINT64_MAX || worker_held(c->worker))
+        return UINT64_MAX;
+    uint64_t unix_now = clock_unix_ns();
+    return next <= unix_now ? now : now + (next - unix_now);
+}
+
+/* Does what others have asked for, and what time has come for. Whether an epoch is due at once for it. */
+static bool inject(struct checkpoint *c, uint64_t now)
+{
+    bool want_reload = false;
+    bool urgent = requests_apply(c->requests, &want_reload);
+    if (want_reload)
+        checkpoint_reload(c);
+    if (timers_at(c, now) <= now && timers_fire(c->timers, clock_unix_ns(), &c->injection) && !c->due) {
+        c->due = true;
+        c->due_ns = now;
+    }
+    return urgent;
+}
+
 static void sleep_until(struct checkpoint *c, uint64_t at)
 {
     doorbell_arm(&c->bell);
     uint64_t now = clock_now_ns();
     bool news = (!c->due && atomic_load(&c->changed)) || atomic_load(&c->intent_waits) ||
-                atomic_load(&c->storage_changed) || stopping(c) ||
+                atomic_load(&c->storage_changed) || stopping(c) || requests_waiting(c->requests) ||
                 (atomic_load(&c->reload_wanted) && now >= c->reload_not_before_ns);
     if (news || now >= at) {
         doorbell_disarm(&c->bell);
@@ -953,7 +894,7 @@ static void serve(struct checkpoint *c)
             c->due_ns = now;
             atomic_store(&c->changed, true);
         }
-        bool urgent = atomic_load(&c->intent_waits);
+        bool urgent = inject(c, now) || atomic_load(&c->intent_waits);
         c->due |= urgent || c->retire_pending;
         if (c->due && (urgent || now >= epoch_not_before(c))) {
             c->due = false;
@@ -964,7 +905,7 @@ static void serve(struct checkpoint *c)
         }
         recount_dead_letters(c, now);
         outbox_refill(c->outbox, c->storage);
-        uint64_t wake = wake_at(c, now);
+        uint64_t wake = earlier(wake_at(c, now), timers_at(c, now));
         uint64_t leave = UINT64_MAX;
         if (may_leave(c, now, &leave)) {
             c->finish_open = false;
@@ -991,6 +932,7 @@ static void drain(struct checkpoint *c)
         if (w->sources[i])
             source_join(w->sources[i]);
     if (!failed && w->sources[0] && run_epoch(c) == 0) {
+        requests_refuse(c->requests);
         executor_stop(w->executor, atomic_load(&c->stop_deadline_ns) - CLOCK_S);
         if (something_changed(c))
             run_epoch(c);
@@ -1023,16 +965,26 @@ int checkpoint_new(struct worker *worker, struct checkpoint **ret_checkpoint, st
     struct checkpoint *c = calloc(1, sizeof *c);
     if (!c)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    c->worker = worker;
+    c->worker = c->cut.worker = worker;
     c->life = &worker->arena->thread[ARENA_THREAD_CHECKPOINT];
     c->stats = &worker->arena->worker;
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->reloaded, NULL);
     snprintf(c->adopt, sizeof c->adopt, "%s", worker->config->adopt);
-    catalog_init(&c->catalog, worker, &c->changes);
+    catalog_init(&c->catalog, worker, &c->cut.changes);
+    injection_init(&c->injection, worker, &c->cut.changes);
     worker->checkpoint = c;
-    if (!(c->outbox = outbox_new(worker)) ||
-        storage_open(worker->config, worker->workspace, &c->storage, err) < 0) {
+    if (storage_open(worker->config, worker->workspace, &c->storage, err) < 0) {
+        worker->checkpoint = NULL;
+        checkpoint_free(c);
+        return -1;
+    }
+    struct request_scope scope = {worker, &c->catalog, c->storage, &c->cut, &c->injection};
+    c->outbox = outbox_new(worker);
+    c->timers = timers_new(worker);
+    c->requests = requests_new(&scope);
+    if (!c->outbox || !c->timers || !c->requests) {
+        error_set(err, ERROR_MEMORY, "out of memory");
         worker->checkpoint = NULL;
         checkpoint_free(c);
         return -1;
@@ -1058,20 +1010,19 @@ void checkpoint_free(struct checkpoint *checkpoint)
     struct checkpoint *c = checkpoint;
     if (c->started)
         pthread_join(c->thread, NULL);
-    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++) {
+    for (unsigned i = 0; i < ARENA_MAX_SOURCES; i++)
         source_free(c->worker->sources[i]);
-        buffer_done(&c->position[i]);
-    }
     for (unsigned i = 0; i < c->worker->n_shards; i++)
         shard_free(c->worker->shards[i]);
     catalog_done(&c->catalog);
     outbox_free(c->outbox);
+    timers_free(c->timers);
+    requests_free(c->requests);
+    injection_done(&c->injection);
     storage_close(c->storage);
-    changes_done(&c->changes);
-    buffer_done(&c->numbers);
+    cut_done(&c->cut);
     intent_free_list(c->completed);
     intent_free_list(c->taken);
-    free(c->ops);
     pthread_cond_destroy(&c->reloaded);
     pthread_mutex_destroy(&c->lock);
     free(c);

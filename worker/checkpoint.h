@@ -14,6 +14,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct checkpoint;
@@ -31,6 +32,8 @@ void checkpoint_stop(struct checkpoint *checkpoint, uint64_t deadline_ns); /* dr
 void checkpoint_reload(struct checkpoint *checkpoint);
 void checkpoint_storage_changed(struct checkpoint *checkpoint); /* the watch descriptor is readable */
 void checkpoint_adopt(struct checkpoint *checkpoint, const char *from);
+/* A message that asks for a change (request.h); copied. */
+void checkpoint_request(struct checkpoint *checkpoint, const char *packet, size_t len);
 /* Whether the thread has ended, and how the worker should exit (ipc.h). */
 bool checkpoint_ended(const struct checkpoint *checkpoint, int *ret_exit_status);
 

@@ -11,7 +11,8 @@ struct changes;
 struct cloudevent;
 
 struct dead_letter {
-    const char *reason; /* invalid_event, too_large, no_trigger, crashed_worker, action_failed */
+    const char
+        *reason; /* invalid_event, too_large, no_trigger, crashed_worker, action_failed, invalid_timer */
     const char *detail;
     const char *source;   /* event source; NULL: none */
     const char *position; /* where in the source, as people write it; NULL: none */

@@ -49,6 +49,7 @@ struct executor {
     struct intent *submitted;      /* Requires: lock */
     struct intent **submitted_end; /* Requires: lock */
     struct hash_table targets;     /* Requires: lock; entries live as long as the executor */
+    unsigned n_given;              /* targets that are not stored. Thread: executor */
     struct intent *waiting;        /* for their next attempt. Thread: executor */
     uint64_t retry_ns;             /* when the first of them is due; 0: no timer is set */
     uint64_t random;
@@ -289,6 +290,22 @@ int executor_sink(struct executor *executor, const char *name, size_t name_len, 
     if (outdated)
         outdated->type->sink_close(outdated);
     return r;
+}
+
+int executor_sink_given(struct executor *executor, const char *document, size_t len, struct sink **ret_sink,
+                        struct error *err)
+{
+    bool consumed;
+    pthread_mutex_lock(&executor->lock);
+    bool known = hash_get(&executor->targets, document, len);
+    pthread_mutex_unlock(&executor->lock);
+    if (!known && executor->n_given == EXECUTOR_MAX_GIVEN)
+        return error_set(err, ERROR_LIMIT, "more than %d event sources that are not stored",
+                         EXECUTOR_MAX_GIVEN);
+    if (!known && executor_set_source(executor, document, len, document, len, false, err) < 0)
+        return -1;
+    executor->n_given += !known;
+    return executor_sink(executor, document, len, ret_sink, &consumed, err);
 }
 
 void executor_publish(struct sink *sink, struct intent *intent)

@@ -54,6 +54,11 @@ void executor_done(struct executor *executor, struct intent *intent, enum execut
  * Errors: ERROR_NOT_FOUND, ERROR_INVALID. */
 int executor_sink(struct executor *executor, const char *name, size_t name_len, struct sink **ret_sink,
                   bool *ret_consumed, struct error *err);
+/* The same for an event source that is given by its document (borrowed) and not stored in the workspace.
+ * There may be EXECUTOR_MAX_GIVEN of them in the life of a worker. Errors: ERROR_INVALID, ERROR_LIMIT. */
+#define EXECUTOR_MAX_GIVEN 256
+int executor_sink_given(struct executor *executor, const char *document, size_t len, struct sink **ret_sink,
+                        struct error *err);
 /* Publishes through the sink. */
 void executor_publish(struct sink *sink, struct intent *intent);
 

@@ -165,7 +165,7 @@ void outbox_dead_letter(const struct intent *intent, struct changes *out)
     struct dead_letter letter = {.reason = "action_failed", .detail = intent->error, .key = intent->key};
     if (intent_trigger(intent, &trigger)) {
         json_unescape(&trigger, &id);
-        letter.trigger = buffer_text(&id);
+        letter.trigger = id.len ? buffer_text(&id) : NULL; /* a timer has none */
     }
     if (intent_body(intent, &body) && json_member(&body, "event", &json)) {
         size_t len;

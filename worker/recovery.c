@@ -131,6 +131,8 @@ static int see_checkpoint(void *data, const char *key, size_t key_len, const cha
         r->dead_letter_bytes = strtoull(number, NULL, 10);
     } else if (key_len == 8 && !memcmp(key, "finished", 8)) {
         read_finished(r, value, len);
+    } else if (key_len == 6 && !memcmp(key, "paused", 6)) {
+        r->paused = len == 1 && *value == '1';
     }
     return 0;
 }

@@ -37,6 +37,7 @@ struct recovery {
     uint64_t dead_letter_bytes;
     uint64_t finished;
     bool finish_open;
+    bool paused; /* by the user */
     char *adopt; /* owned; NULL: no adoption */
 };
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/buffer.h"
+#include "common/clock.h"
 #include "common/error.h"
 #include "common/json.h"
 #include "common/log.h"
@@ -41,6 +42,8 @@ struct report {
     struct source_line sources[ARENA_MAX_SOURCES];
     struct warning warnings[MAX_WARNINGS];
     size_t triggers, broken;
+    size_t timers;
+    uint64_t next_timer; /* unix time */
     struct buffer broken_triggers;
     struct buffer broken_sources;
 };
@@ -111,6 +114,22 @@ void report_state(struct report *report, enum arena_state state)
     unlock_changed(report, before != (uint32_t)state);
     if (before != (uint32_t)state)
         log_info("worker_state", LOG_STR("state", report_state_name(state)));
+}
+
+void report_held(struct report *report, bool held)
+{
+    pthread_mutex_lock(&report->lock);
+    uint32_t before = atomic_exchange(&report->arena->worker.held, held);
+    unlock_changed(report, before != held);
+}
+
+void report_timers(struct report *report, size_t count, uint64_t next_unix_ns)
+{
+    pthread_mutex_lock(&report->lock);
+    bool changed = report->timers != count || (count && report->next_timer != next_unix_ns);
+    report->timers = count;
+    report->next_timer = next_unix_ns;
+    unlock_changed(report, changed);
 }
 
 void report_storage(struct report *report, const struct error *error)
@@ -257,12 +276,25 @@ static void write_triggers(struct report *r, struct buffer *out)
         buffer_append_text(out, ",\"truncated\":true");
 }
 
+static void write_timers(struct report *r, struct buffer *out)
+{
+    char time[CLOCK_ISO_MAX];
+    buffer_printf(out, ",\"timers\":{\"count\":%zu,\"next\":", r->timers);
+    if (r->timers)
+        buffer_printf(out, "\"%s\"}", clock_iso(r->next_timer, time));
+    else
+        buffer_append_text(out, "null}");
+}
+
 void report_write(struct report *report, struct buffer *out)
 {
     pthread_mutex_lock(&report->lock);
     report->changed = false;
     uint32_t state = atomic_load(&report->arena->worker.state);
-    buffer_printf(out, "{\"state\":\"%s\",", report_state_name((enum arena_state)state));
+    bool held = atomic_load(&report->arena->worker.held);
+    buffer_printf(out, "{\"state\":\"%s\",\"paused\":%s,",
+                  held && state == ARENA_RUNNING ? "paused" : report_state_name((enum arena_state)state),
+                  held ? "true" : "false");
     text_member(out, "durability", report->durability);
     buffer_append_char(out, ',');
     text_member(out, "storage", report->storage_error[0] ? report->storage_error : "ok");
@@ -277,6 +309,7 @@ void report_write(struct report *report, struct buffer *out)
     buffer_append_char(out, ']');
     write_sources(report, out);
     write_triggers(report, out);
+    write_timers(report, out);
     buffer_append_char(out, '}');
     pthread_mutex_unlock(&report->lock);
 }

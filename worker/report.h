@@ -18,6 +18,10 @@ struct report *report_new(struct arena *arena, struct loop *loop); /* NULL: out 
 void report_free(struct report *report);
 
 void report_state(struct report *report, enum arena_state state);
+/* The workflow is paused by its user (arena.worker.held). */
+void report_held(struct report *report, bool held);
+/* Timers that are to come, and when the first is due (unix time; UINT64_MAX: there is none). */
+void report_timers(struct report *report, size_t count, uint64_t next_unix_ns);
 /* error NULL: the storage answers. */
 void report_storage(struct report *report, const struct error *error);
 void report_durability(struct report *report, const char *durability, bool durable);

@@ -1,6 +1,7 @@
 #include "worker/shard.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include "common/clock.h"
 #include "common/cloudevent.h"
 #include "common/config.h"
+#include "common/decision.h"
 #include "common/error.h"
 #include "common/json.h"
 #include "common/log.h"
@@ -32,6 +34,10 @@
 #define BATCH 128     /* records taken from one ring before the next one's turn */
 #define PREFETCH 4    /* triggers ahead, when one event has many */
 #define HELP_ROUNDS 4 /* turns over all rings that a helper takes */
+/* Decisions that are recorded in a while, so that they cost nothing where there are many: of those that fire,
+ * and of the others. The ring keeps some whiles. */
+#define DECISIONS_WHILE (4 * CLOCK_MS)
+#define DECISIONS_AT_MOST 64
 #define IDLE_TIMEOUT (30 * CLOCK_S)
 
 struct shard {
@@ -41,6 +47,8 @@ struct shard {
     bool started;
     _Atomic bool stopping;
     struct doorbell bell;
+    _Atomic bool
+        wanted; /* somebody waits for the run lock: the thread lets it go, however much there is to do */
     pthread_mutex_t run; /* guards all below */
     struct arena_shard *stats;
     struct arena_thread *life;
@@ -54,6 +62,10 @@ struct shard {
     size_t n_dirty;
     size_t dirty_cap;
     unsigned n_intents; /* in this epoch */
+    struct decision_log decisions;
+    unsigned decisions_left[2]; /* in this while: [fired] */
+    uint64_t decisions_out;     /* left out since the last one recorded */
+    uint64_t while_ns;          /* when the present while began */
     struct cloudevent event;
     struct buffer scratch;
 };
@@ -220,6 +232,37 @@ static void crash_on_request(const struct cloudevent *event)
 }
 #endif
 
+static __attribute__((noinline)) void record(struct shard *s, const struct trigger *t,
+                                             const struct cloudevent *event, unsigned flags,
+                                             enum decision_kind kind)
+{
+    uint64_t numbers = s->decisions_out + 1;
+    struct decision_facts facts = {.time_unix_ns = clock_unix_ns(),
+                                   .trigger = t->id,
+                                   .trigger_len = t->id_len,
+                                   .event = event,
+                                   .flags = flags,
+                                   .kind = kind};
+    facts.sequence =
+        atomic_fetch_add_explicit(&s->worker->decisions, numbers, memory_order_relaxed) + numbers;
+    if (kind == DECISION_PLAIN && t->condition->explain)
+        facts.kind = t->condition->explain(t->state, facts.operands);
+    decision_write(&s->decisions, &facts);
+    s->decisions_out = 0;
+}
+
+static inline void decide(struct shard *s, const struct trigger *t, const struct cloudevent *event,
+                          unsigned flags, enum decision_kind kind)
+{
+    unsigned *left = &s->decisions_left[flags & DECISION_FIRED ? 1 : 0];
+    if (!*left) {
+        s->decisions_out++;
+        return;
+    }
+    --*left;
+    record(s, t, event, flags, kind);
+}
+
 static void activate(struct shard *s, struct trigger *t, struct record_event *r,
                      const struct cloudevent *event)
 {
@@ -227,14 +270,18 @@ static void activate(struct shard *s, struct trigger *t, struct record_event *r,
     crash_on_request(event);
     if (r->has_key && t->condition->counts_keys) {
         mark_dirty(s, t);
-        if (is_repeat(t, event))
+        if (is_repeat(t, event)) {
+            decide(s, t, event, 0, DECISION_REPEAT);
             return;
+        }
     }
     unsigned outcome = t->condition->evaluate(t->state, event);
     if (outcome & CONDITION_CHANGED)
         mark_dirty(s, t);
-    if (outcome & CONDITION_HOLDS)
+    bool holds = outcome & CONDITION_HOLDS;
+    if (holds)
         fire(s, t, r, event);
+    decide(s, t, event, holds ? DECISION_HOLDS | DECISION_FIRED : 0, DECISION_PLAIN);
     arena_add(&s->stats->evaluated, 1);
 }
 
@@ -253,9 +300,13 @@ static void process(struct shard *s, struct record_event *r)
             struct trigger *t = lists[i].triggers[j];
             if (j + PREFETCH < lists[i].n)
                 __builtin_prefetch(&lists[i].triggers[j + PREFETCH]->condition, 1);
-            if (t->last_event == s->event_number || atomic_load_explicit(&t->gone, memory_order_relaxed))
+            if (t->last_event == s->event_number)
                 continue;
             t->last_event = s->event_number;
+            if (atomic_load_explicit(&t->gone, memory_order_relaxed)) {
+                decide(s, t, &s->event, 0, DECISION_GONE);
+                continue;
+            }
             matched = true;
             activate(s, t, r, &s->event);
         }
@@ -297,7 +348,7 @@ static void write_trigger(struct shard *s, struct trigger *t, const char *timest
         keys_delete(t->keys, t->identity, t->identity_len, out);
         return;
     }
-    if (t->condition->state_size) {
+    if (t->condition->state_size || t->patched) {
         struct buffer *b =
             changes_begin(out, STORAGE_TRIGGERS, STORAGE_PUT_IF, t->id, t->id_len, t->uuid, t->uuid_len);
         trigger_write(t, timestamp, b);
@@ -317,7 +368,7 @@ static void cut(struct shard *s)
     for (size_t i = 0; i < s->n_dirty; i++) {
         struct trigger *t = s->dirty[i];
         write_trigger(s, t, timestamp, cut);
-        t->dirty = t->fired = false;
+        t->dirty = t->fired = t->patched = false;
     }
     s->n_dirty = 0;
     s->n_intents = 0;
@@ -334,12 +385,39 @@ static void cut(struct shard *s)
     checkpoint_cut_done(s->worker->checkpoint);
 }
 
+int shard_patch(struct shard *shard, struct trigger *trigger, const struct json_value *members,
+                struct error *err)
+{
+    int r = SHARD_GONE;
+    atomic_store(&shard->wanted, true);
+    pthread_mutex_lock(&shard->run);
+    if (!atomic_load_explicit(&trigger->gone, memory_order_relaxed)) {
+        r = trigger_patch(trigger, members, err);
+        if (r == 0) {
+            trigger->patched = true;
+            mark_dirty(shard, trigger);
+        }
+    }
+    atomic_store(&shard->wanted, false);
+    pthread_mutex_unlock(&shard->run);
+    return r;
+}
+
 struct shard_cut *shard_cut(struct shard *shard, uint64_t epoch)
 {
     return &shard->cuts[epoch & 1];
 }
 
 /* --- the thread --- */
+
+static void begin_while(struct shard *s)
+{
+    uint64_t now = clock_coarse_ns();
+    if (now - s->while_ns < DECISIONS_WHILE)
+        return;
+    s->while_ns = now;
+    s->decisions_left[0] = s->decisions_left[1] = DECISIONS_AT_MOST;
+}
 
 static bool take(struct shard *s, unsigned ring)
 {
@@ -350,7 +428,8 @@ static bool take(struct shard *s, unsigned ring)
     unsigned n = 0;
     bool at_cut = false;
     while (n < BATCH && (record = ring_peek(c, &size, &kind))) {
-        n++;
+        if (!n++)
+            begin_while(s);
         if (kind == RECORD_BARRIER) {
             struct record_barrier barrier = *(struct record_barrier *)record;
             ring_next(c);
@@ -411,9 +490,11 @@ static void *shard_main(void *data)
     struct shard *s = data;
     worker_thread_enter(s->worker, ARENA_THREAD_SHARD + s->index, "shard");
     while (!atomic_load_explicit(&s->stopping, memory_order_relaxed)) {
+        while (atomic_load(&s->wanted))
+            sched_yield();
         pthread_mutex_lock(&s->run);
         atomic_store_explicit(&s->life->busy, 1, memory_order_relaxed);
-        while (turn(s))
+        while (!atomic_load_explicit(&s->wanted, memory_order_relaxed) && turn(s))
             ;
         doorbell_arm(&s->bell);
         bool ready = any_ready(s, atomic_load(&s->worker->n_rings));
@@ -462,6 +543,7 @@ int shard_new(struct worker *worker, unsigned index, struct shard **ret_shard, s
     s->index = index;
     s->stats = &worker->arena->shard[index];
     s->life = &worker->arena->thread[ARENA_THREAD_SHARD + index];
+    s->decisions.entries = arena_decisions(worker->arena, index);
     s->cuts[0].intents_end = &s->cuts[0].intents;
     s->cuts[1].intents_end = &s->cuts[1].intents;
     *ret_shard = s;

@@ -14,7 +14,9 @@
 
 struct error;
 struct intent;
+struct json_value;
 struct shard;
+struct trigger;
 struct worker;
 
 /* What a shard hands over at a cut. Thread: shard until the cut, checkpoint until the epoch has committed. */
@@ -41,6 +43,12 @@ void shard_wake(struct shard *shard);
  * thread is asleep; waking it would take longer than the work), else wakes it. Thread: any, with no lock of
  * the worker's held. */
 void shard_help(struct shard *shard);
+
+/* Merges members into a trigger's context (trigger_patch), to be committed with the next cut. 0, SHARD_GONE:
+ * the trigger was transient and has fired, or -1. Thread: checkpoint, between two epochs. */
+enum { SHARD_GONE = 1 };
+int shard_patch(struct shard *shard, struct trigger *trigger, const struct json_value *members,
+                struct error *err);
 
 /* The cut of an epoch that all shards have reported (checkpoint_cut_done). Thread: checkpoint. */
 struct shard_cut *shard_cut(struct shard *shard, uint64_t epoch);

@@ -8,6 +8,7 @@
 #include "common/buffer.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "common/json_patch.h"
 #include "worker/keys.h"
 
 #define IDENTITY_MAX 128
@@ -264,19 +265,73 @@ bool trigger_same(const struct trigger *trigger, const char *document, size_t do
     return !text.failed && arena_name_hash(text.data, text.len) == trigger->definition;
 }
 
+static void write_context(const struct trigger *t, struct buffer *out)
+{
+    buffer_append_char(out, '{');
+    size_t start = out->len;
+    t->condition->store(t->state, out);
+    if (t->context_len) {
+        if (out->len > start)
+            buffer_append_char(out, ',');
+        buffer_append(out, t->text + t->document_len, t->context_len);
+    }
+    buffer_append_char(out, '}');
+}
+
+/* Puts another context in place of the present one. */
+static int replace_context(struct trigger *t, const struct json_value *context, const void *state,
+                           struct error *err)
+{
+    BUFFER_AUTO text = BUFFER_INIT;
+    size_t activations_len = 0;
+    for (size_t i = 0; i < t->n_activations; i++)
+        activations_len += t->activations[i].type_len + t->activations[i].subject_len;
+    buffer_append(&text, t->text, t->document_len);
+    append_others(context, t->condition->members, &text);
+    size_t context_len = text.len - t->document_len;
+    buffer_append(&text, t->text + t->document_len + t->context_len, activations_len);
+    if (text.failed || !buffer_reserve(&text, 1))
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    free(t->text);
+    t->context_len = context_len;
+    settle_text(t, &text);
+    memcpy(t->state, state, t->condition->state_size);
+    return 0;
+}
+
+int trigger_patch(struct trigger *trigger, const struct json_value *members, struct error *err)
+{
+    struct json_value before;
+    struct json_value after;
+    BUFFER_AUTO old = BUFFER_INIT;
+    BUFFER_AUTO patched = BUFFER_INIT;
+    write_context(trigger, &old);
+    if (old.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    if (json_scan(old.data, old.len, &before, err) < 0)
+        return -1;
+    json_patch(&before, members, &patched);
+    if (patched.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    if (json_scan(patched.data, patched.len, &after, err) < 0)
+        return -1;
+    void *state = calloc(1, trigger->condition->state_size + 1);
+    if (!state)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    int r = trigger->condition->load(state, &after, err);
+    if (r == 0)
+        r = replace_context(trigger, &after, state, err);
+    free(state);
+    return r;
+}
+
 void trigger_write(const struct trigger *trigger, const char *timestamp, struct buffer *out)
 {
     buffer_append_char(out, '{');
     buffer_append(out, trigger->text, trigger->document_len);
-    buffer_append_text(out, ",\"context\":{");
-    size_t start = out->len;
-    trigger->condition->store(trigger->state, out);
-    if (trigger->context_len) {
-        if (out->len > start)
-            buffer_append_char(out, ',');
-        buffer_append(out, trigger->text + trigger->document_len, trigger->context_len);
-    }
-    buffer_append_text(out, "},\"timestamp\":\"");
+    buffer_append_text(out, ",\"context\":");
+    write_context(trigger, out);
+    buffer_append_text(out, ",\"timestamp\":\"");
     buffer_append_text(out, timestamp);
     buffer_append_text(out, "\"}");
 }

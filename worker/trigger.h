@@ -17,6 +17,7 @@
 
 struct buffer;
 struct error;
+struct json_value;
 struct key_set;
 
 struct activation {
@@ -57,6 +58,7 @@ struct trigger {
     /* Thread: shard. */
     bool dirty;        /* changed since the last cut, and in the shard's list */
     bool fired;        /* since the last cut */
+    bool patched;      /* likewise: the document is to be written, whatever the condition */
     _Atomic bool gone; /* transient and fired: inert. Read by the checkpoint thread */
     uint64_t firings;
     uint64_t last_event;  /* number of the shard's event that activated it last: an event activates it once */
@@ -73,6 +75,10 @@ void trigger_free(struct trigger *trigger); /* NULL is fine */
 
 /* Whether a stored document is this trigger's, whatever its context says: same uuid and definition. */
 bool trigger_same(const struct trigger *trigger, const char *document, size_t document_len);
+
+/* Merges members into the present context (RFC 7396), those of the condition's state included. Nothing is
+ * changed when it fails: ERROR_INVALID as the condition says, ERROR_MEMORY. Thread: shard. */
+int trigger_patch(struct trigger *trigger, const struct json_value *members, struct error *err);
 
 /* Appends the document with the present context and this timestamp (ISO 8601, without quotes). Thread: shard.
  */

@@ -24,6 +24,7 @@
 #include "worker/emission.h"
 #include "worker/executor.h"
 #include "worker/report.h"
+#include "worker/request.h"
 #include "worker/router.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
@@ -173,6 +174,39 @@ void worker_failed(struct worker *worker, const char *reason, const char *error)
     post(worker, &text);
 }
 
+void worker_answer(struct worker *worker, int64_t id, uint64_t count)
+{
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (id < 0)
+        return;
+    begin_message(worker, "answer", &text);
+    buffer_printf(&text, ",\"id\":%lld,\"count\":%llu}", (long long)id, (unsigned long long)count);
+    post(worker, &text);
+}
+
+void worker_refuse(struct worker *worker, int64_t id, int status, const char *error)
+{
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (id < 0)
+        return;
+    begin_message(worker, "answer", &text);
+    buffer_printf(&text, ",\"id\":%lld,\"status\":%d", (long long)id, status);
+    text_member(&text, "error", error);
+    buffer_append_char(&text, '}');
+    post(worker, &text);
+}
+
+void worker_hold(struct worker *worker, bool held)
+{
+    if (atomic_exchange(&worker->held, held) == held)
+        return;
+    log_info(held ? "worker_paused" : "worker_resumed", LOG_STR("workspace", worker->workspace));
+    report_held(worker->report, held);
+    for (unsigned i = 0; i < ARENA_MAX_SOURCES && !held; i++)
+        if (worker->sources[i])
+            source_wake(worker->sources[i]);
+}
+
 /* Sends what waits; false when the supervisor is gone. */
 static bool flush_messages(struct worker *w)
 {
@@ -260,6 +294,8 @@ static void on_order(struct worker *w, const char *packet, size_t len)
         BUFFER_AUTO text = BUFFER_INIT;
         json_unescape(&from, &text);
         checkpoint_adopt(w->checkpoint, buffer_text(&text));
+    } else if (request_is(kind.text, kind.len)) {
+        checkpoint_request(w->checkpoint, packet, len);
     }
 }
 
@@ -382,6 +418,7 @@ static int assemble(struct worker *w, const struct worker_options *options, stru
     w->status_fd = options->status_fd;
     w->generation = options->generation;
     w->n_shards = count_shards(w->config);
+    atomic_store(&w->decisions, clock_unix_ns() / 1000); /* above those of earlier lives */
     w->signal_fd = w->watch_fd = w->watched_fd = -1;
     pthread_mutex_init(&w->lock, NULL);
     if (getrandom(random, sizeof random, 0) != sizeof random)

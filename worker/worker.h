@@ -45,6 +45,8 @@ struct worker {
     struct executor *executor;
     struct emissions *emissions;
     _Atomic uint64_t committed; /* events of all sources but the internal one, in committed checkpoints */
+    _Atomic uint64_t decisions; /* sequence number of the last one (common/decision.h) */
+    _Atomic bool held;          /* the user has paused the workflow. Writer: checkpoint */
     _Atomic bool paused;        /* some source waits for in-flight events to be committed */
 
     /* Main thread. */
@@ -78,9 +80,19 @@ int worker_run(const struct worker_options *options);
 void worker_ready(struct worker *worker);
 void worker_finished(struct worker *worker, const char *trigger);
 void worker_failed(struct worker *worker, const char *reason, const char *error);
+/* The answer to a request (common/ipc.h); id below zero: nobody waits for it. Thread: checkpoint. */
+void worker_answer(struct worker *worker, int64_t id, uint64_t count);
+void worker_refuse(struct worker *worker, int64_t id, int status, const char *error);
 /* The main thread is to watch this descriptor for changes in storage; -1: none any more. Thread: checkpoint.
  */
 void worker_watch(struct worker *worker, int fd);
+
+/* Pauses the workflow: event sources take nothing up; or lets it go on. Thread: checkpoint. */
+void worker_hold(struct worker *worker, bool held);
+static inline bool worker_held(const struct worker *worker) /* Thread: any */
+{
+    return atomic_load_explicit(&worker->held, memory_order_relaxed);
+}
 
 /* Events read or emitted and not yet committed. Thread: any. */
 uint64_t worker_in_flight(const struct worker *worker);

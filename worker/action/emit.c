@@ -143,6 +143,20 @@ static int fire(const void *state, struct firing *firing, struct error *err)
     return firing_intend(firing, &action_emit, key, body.data, body.len, err);
 }
 
+/* To an event source that is not stored (of a timer). */
+static void start_given(struct executor *executor, struct intent *intent, const struct json_value *document)
+{
+    struct error err;
+    struct sink *sink;
+    size_t len;
+    const char *raw = json_raw(document, &len);
+    if (executor_sink_given(executor, raw, len, &sink, &err) < 0) {
+        executor_done(executor, intent, EXECUTOR_GIVE_UP, &err);
+        return;
+    }
+    executor_publish(sink, intent);
+}
+
 static void start(struct executor *executor, struct intent *intent)
 {
     struct error err;
@@ -153,6 +167,10 @@ static void start(struct executor *executor, struct intent *intent)
     if (!intent_body(intent, &body) || !json_member(&body, "event_source", &name)) {
         error_set(&err, ERROR_INVALID, "the stored intent has no event_source");
         executor_done(executor, intent, EXECUTOR_GIVE_UP, &err);
+        return;
+    }
+    if (name.type == JSON_OBJECT) {
+        start_given(executor, intent, &name);
         return;
     }
     BUFFER_AUTO text = BUFFER_INIT;

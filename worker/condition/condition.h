@@ -5,6 +5,9 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
+
+#include "common/decision.h"
 
 struct buffer;
 struct cloudevent;
@@ -31,6 +34,8 @@ struct condition_type {
     void (*store)(const void *state, struct buffer *out);
     /* How far the count is: whether the state shows that events were counted (adoption). */
     bool (*counted)(const void *state);
+    /* What an evaluation has come to, for people. NULL: there is nothing to tell. Thread: shard. */
+    enum decision_kind (*explain)(const void *state, int64_t ret_operands[2]);
 };
 
 /* NULL when there is none of this name. */

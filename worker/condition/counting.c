@@ -60,6 +60,29 @@ static bool counted(const void *state)
     return ((const struct counting *)state)->counter > 0;
 }
 
+static enum decision_kind explain(enum decision_kind kind, const void *state, int64_t ret_operands[2])
+{
+    const struct counting *c = state;
+    ret_operands[0] = c->counter;
+    ret_operands[1] = c->target;
+    return kind;
+}
+
+static enum decision_kind explain_join(const void *state, int64_t ret_operands[2])
+{
+    return explain(DECISION_JOIN, state, ret_operands);
+}
+
+static enum decision_kind explain_function_join(const void *state, int64_t ret_operands[2])
+{
+    return explain(DECISION_TOTAL, state, ret_operands);
+}
+
+static enum decision_kind explain_threshold(const void *state, int64_t ret_operands[2])
+{
+    return explain(DECISION_THRESHOLD, state, ret_operands);
+}
+
 static int load_join(void *state, const struct json_value *context, struct error *err)
 {
     return load_counting(state, context, "join", true, err);
@@ -140,6 +163,7 @@ const struct condition_type condition_join = {
     .evaluate = evaluate_join,
     .store = store_counting,
     .counted = counted,
+    .explain = explain_join,
 };
 const struct condition_type condition_function_join = {
     .name = "FUNCTION_JOIN",
@@ -150,6 +174,7 @@ const struct condition_type condition_function_join = {
     .evaluate = evaluate_join,
     .store = store_counting,
     .counted = counted,
+    .explain = explain_function_join,
 };
 const struct condition_type condition_counter_threshold = {
     .name = "COUNTER_THRESHOLD",
@@ -159,4 +184,5 @@ const struct condition_type condition_counter_threshold = {
     .evaluate = evaluate_threshold,
     .store = store_counting,
     .counted = counted,
+    .explain = explain_threshold,
 };

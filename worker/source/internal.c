@@ -226,7 +226,8 @@ static bool deliver(struct internal *q, struct entry *e)
     struct cloudevent event;
     cloudevent_unpack(e->packed, &event);
     XXH128_hash_t h = XXH3_128bits(event.attribute[CE_ID].text, event.attribute[CE_ID].len);
-    if (source_deliver(q->source, &event, (uint64_t[2]){h.high64, h.low64}, false))
+    bool has_key = event.attribute[CE_KEY].len;
+    if (source_deliver(q->source, &event, (uint64_t[2]){h.high64, h.low64}, has_key))
         return false;
     q->written = e->number;
     pthread_mutex_lock(&q->lock);
@@ -254,7 +255,7 @@ static void run(struct source *source)
             source_poll(source, -1, 0, UINT64_MAX);
             continue;
         }
-        source_begin_batch(source);
+        source_begin_batch(source); /* may have waited: what is next stays next */
         for (unsigned i = 0; e && i < BATCH; i++, e = next_entry(q, false))
             if (!deliver(q, e))
                 break;

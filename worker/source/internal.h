@@ -20,7 +20,8 @@ struct worker;
 /* Makes the source (index 0) and its queue. Thread: checkpoint, before the shards. */
 int internal_new(struct worker *worker, struct source **ret_source, struct error *err);
 
-/* Appends an event (copied), to be committed with `epoch`. Never waits. Thread: any shard. Errors:
+/* Appends an event (copied), to be committed with `epoch`. Never waits. Thread: any shard; or
+ * checkpoint, between two epochs. Errors:
  * ERROR_MEMORY. */
 int internal_emit(struct internal *internal, const struct cloudevent *event, uint64_t epoch,
                   struct error *err);

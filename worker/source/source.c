@@ -191,9 +191,27 @@ static void wake_shards(struct source *s)
     s->woken_later = 0;
 }
 
+/* Takes the emit lock while the workflow is not paused; or is, and the source is to stop: then nothing is
+ * delivered. Who pauses it takes the lock afterwards, for the barrier: what is behind that was not begun. */
+static void lock_unless_held(struct source *source)
+{
+    bool shown = false;
+    pthread_mutex_lock(&source->emit);
+    while (worker_held(source->worker) && !source_stopping(source)) {
+        pthread_mutex_unlock(&source->emit);
+        if (!shown)
+            source_set_state(source, ARENA_SOURCE_PAUSED, NULL);
+        shown = true;
+        source_poll(source, -1, 0, WAIT_TIMEOUT);
+        pthread_mutex_lock(&source->emit);
+    }
+    if (shown && !source_stopping(source))
+        source_set_state(source, ARENA_SOURCE_READING, NULL);
+}
+
 void source_begin_batch(struct source *source)
 {
-    pthread_mutex_lock(&source->emit);
+    lock_unless_held(source);
     source->router = atomic_load_explicit(&source->worker->router, memory_order_acquire);
     source->batch_records = 0;
     atomic_store_explicit(&source->life->busy, 1, memory_order_relaxed);
@@ -376,6 +394,8 @@ int source_deliver(struct source *source, const struct cloudevent *event, const 
 {
     struct emissions *emissions = source->worker->emissions;
     bool waited = false;
+    if (worker_held(source->worker) && source_stopping(source))
+        return SOURCE_STOPPED;
     if (source->poisoned && is_poison(source, position)) {
         dead_letter(source, "crashed_worker", "the worker died three times while it had this event in hand",
                     position, event, NULL, 0);
@@ -435,7 +455,7 @@ bool source_poll(struct source *source, int fd, short events, uint64_t timeout_n
 bool source_has_room(struct source *source)
 {
     struct worker *w = source->worker;
-    return !atomic_load(&w->arena->worker.dead_letters_full) &&
+    return !atomic_load(&w->arena->worker.dead_letters_full) && !worker_held(w) &&
            worker_in_flight(w) < (uint64_t)w->config->sink_max_size;
 }
 

@@ -119,7 +119,8 @@ void source_barrier(struct source *source, uint64_t epoch, uint32_t sources);
 
 bool source_stopping(const struct source *source);
 
-/* Takes the emit lock for a batch; lets it go, with everything published. */
+/* Takes the emit lock for a batch, after waiting while the workflow is paused; lets it go, with everything
+ * published. */
 void source_begin_batch(struct source *source);
 void source_end_batch(struct source *source);
 
@@ -135,8 +136,8 @@ int source_deliver(struct source *source, const struct cloudevent *event, const 
 void source_reject(struct source *source, const char *reason, const char *detail, const uint64_t position[2],
                    const char *body, size_t body_len);
 
-/* Waits while too much is in flight or the dead letters are full; SOURCE_STOPPED when the source is to stop.
- * Not with the emit lock. */
+/* Waits while too much is in flight, the dead letters are full or the workflow is paused; SOURCE_STOPPED when
+ * the source is to stop. Not with the emit lock. */
 int source_wait_room(struct source *source);
 bool source_has_room(struct source *source); /* the same, without waiting */
 
