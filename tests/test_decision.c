@@ -100,11 +100,11 @@ static void test_limits(void **state)
 {
     struct arena *arena = *state;
     static struct decision d[ENTRIES * 2];
-    char longest[400] = "", other[400];
+    char longest[400] = "", other[400] = "";
     struct decision_log log = {.entries = arena_decisions(arena, 1)};
     for (unsigned i = 0; i < 100; i++)
         strcat(longest, "\xe2\x82\xac");
-    snprintf(other, sizeof other, "%sx", longest);
+    strcat(strcat(other, longest), "x");
     struct cloudevent event = event_of(longest, longest, longest, longest);
     for (uint64_t i = 1; i <= ENTRIES * 2 + 3; i++)
         put(&log, i, longest, &event, 0);

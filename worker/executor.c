@@ -1,5 +1,6 @@
 #include "worker/executor.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -296,6 +297,7 @@ int executor_sink_given(struct executor *executor, const char *document, size_t 
                         struct error *err)
 {
     bool consumed;
+    assert(document);
     pthread_mutex_lock(&executor->lock);
     bool known = hash_get(&executor->targets, document, len);
     pthread_mutex_unlock(&executor->lock);
