@@ -372,7 +372,7 @@ static inline void bench_write_config(const struct bench *b, const char *path, i
     if (!file)
         bench_fail("%s cannot be written", path);
     fprintf(file,
-            "triggerflow_controller: {port: %d}\n"
+            "triggerflow_controller: {port: %d}\ntrigger_api: {port: 0}\n"
             "trigger_storage: {backend: redis, parameters: {host: 127.0.0.1, port: %d}}\n%s\n",
             controller_port, b->server.port, more);
     if (fclose(file))

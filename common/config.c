@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,10 +45,20 @@ const struct config_field config_fields[] = {
      "TRIGGERFLOW_CONTROLLER_ADDRESS",
      "Address that the controller API listens on; 0.0.0.0: all. Set a token then."},
 
-    {"trigger_storage.backend", TEXT, AT(storage_backend), "redis", 1, 0, "TRIGGERFLOW_STORAGE_BACKEND",
-     "Storage back end."},
-    {"trigger_storage.parameters.host", TEXT, AT(storage_host), "127.0.0.1", 1, 0, "REDIS_HOST",
-     "Host of the storage server."},
+    {"trigger_api.port", INTEGER, AT(api_port), "8080", 0, 65535, "PORT",
+     "Port of the trigger API; 0: any free port."},
+    {"trigger_api.address", TEXT, AT(api_address), "127.0.0.1", 1, 0, "TRIGGERFLOW_API_ADDRESS",
+     "Address that the trigger API listens on; 0.0.0.0: all. Without any user it answers on loopback only."},
+
+    {"trigger_storage.backend", TEXT, AT(storage_backend), "", 0, 0, "TRIGGERFLOW_STORAGE_BACKEND",
+     "Storage back end: `sqlite` (files, nothing to install or start) or `redis`.",
+     .standard_doc = "`redis` when a host is given, else `sqlite`"},
+    {"trigger_storage.state_directory", TEXT, AT(state_directory), "", 0, 0, "TRIGGERFLOW_STATE_DIRECTORY",
+     "Folder of the SQLite storage.",
+     .standard_doc =
+         "`$STATE_DIRECTORY`, else `$XDG_STATE_HOME/triggerflow`, else `~/.local/state/triggerflow`"},
+    {"trigger_storage.parameters.host", TEXT, AT(storage_host), "", 0, 0, "REDIS_HOST",
+     "Host of the storage server.", .standard_doc = "`127.0.0.1`"},
     {"trigger_storage.parameters.port", INTEGER, AT(storage_port), "6379", 1, 65535, "REDIS_PORT",
      "Port of the storage server.", .service = SERVICE_PORT},
     {"trigger_storage.parameters.username", TEXT, AT(storage_username), "", 0, 0,
@@ -93,6 +104,16 @@ const struct config_field config_fields[] = {
      "TRIGGERFLOW_MAX_PENDING_ACTIONS", "Actions kept in memory; more wait in storage."},
     {"worker.dead_letter_max_bytes", SIZE, AT(dead_letter_max_bytes), "256MiB", KIB, TIB,
      "TRIGGERFLOW_DEAD_LETTER_MAX_BYTES", "Size of a workspace's dead letters at which its sources pause."},
+    {"worker.event_log_max_bytes", SIZE, AT(event_log_max_bytes), "1GiB", MIB, TIB,
+     "TRIGGERFLOW_EVENT_LOG_MAX_BYTES",
+     "Size of a workspace's events that were accepted over HTTP and are not yet processed, at which more are "
+     "answered 429."},
+    {"worker.duplicate_window", DURATION, AT(duplicate_window_ns), "10min", 0, DAY_NS,
+     "TRIGGERFLOW_DUPLICATE_WINDOW",
+     "How long an event that was accepted over HTTP is remembered by its source and id, so that a repetition "
+     "counts once; 0s: not at all."},
+    {"worker.duplicate_max", INTEGER, AT(duplicate_max), "1000000", 1000, 100000000,
+     "TRIGGERFLOW_DUPLICATE_MAX", "Events of a workspace that are remembered so at most; then the oldest go."},
     {"worker.action_start", CHOICE, AT(action_start), "committed", 0, 0, "TRIGGERFLOW_ACTION_START",
      "When a fired action starts: after the checkpoint that contains it (`committed`), or at once "
      "(`immediate`), "
@@ -374,27 +395,71 @@ static int set_defaults(struct config *config, struct error *err)
     return 0;
 }
 
-/* What depends on the process: the folder for what lives as long as it (systemd.exec(5), XDG base
- * directories). */
-static int resolve(struct config *config, struct error *err)
+/* What depends on the process: folders for what lives as long as it and for what stays (systemd.exec(5), XDG
+ * base directories). systemd may list several, separated by colons. */
+static int resolve_run_directory(char **path)
 {
-    if (config->run_directory && *config->run_directory)
-        return 0;
     const char *runtime = getenv("RUNTIME_DIRECTORY");
     const char *xdg = getenv("XDG_RUNTIME_DIR");
-    char *path = NULL;
-    int n;
     if (runtime && *runtime)
-        n = asprintf(&path, "%.*s", (int)strcspn(runtime, ":"), runtime); /* systemd may list several */
-    else if (xdg && *xdg)
-        n = asprintf(&path, "%s/triggerflow", xdg);
-    else
-        n = asprintf(&path, "/tmp/triggerflow-%u", (unsigned)geteuid());
-    if (n < 0)
+        return asprintf(path, "%.*s", (int)strcspn(runtime, ":"), runtime);
+    if (xdg && *xdg)
+        return asprintf(path, "%s/triggerflow", xdg);
+    return asprintf(path, "/tmp/triggerflow-%u", (unsigned)geteuid());
+}
+
+static int resolve_state_directory(char **path)
+{
+    const char *state = getenv("STATE_DIRECTORY");
+    const char *xdg = getenv("XDG_STATE_HOME");
+    const char *home = getenv("HOME");
+    if (state && *state)
+        return asprintf(path, "%.*s", (int)strcspn(state, ":"), state);
+    if (xdg && *xdg)
+        return asprintf(path, "%s/triggerflow", xdg);
+    if (!home || !*home) {
+        const struct passwd *user = getpwuid(geteuid()); /* NOLINT(concurrency-mt-unsafe): at the start */
+        home = user ? user->pw_dir : "/";
+    }
+    return asprintf(path, "%s/.local/state/triggerflow", strcmp(home, "/") == 0 ? "" : home);
+}
+
+static int resolve_text(char **text, int (*resolve_to)(char **path), struct error *err)
+{
+    char *path = NULL;
+    if (**text)
+        return 0;
+    if (resolve_to(&path) < 0)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    free(config->run_directory);
-    config->run_directory = path;
+    free(*text);
+    *text = path;
     return 0;
+}
+
+static int back_end_sqlite(char **text)
+{
+    return asprintf(text, "sqlite");
+}
+
+static int back_end_redis(char **text)
+{
+    return asprintf(text, "redis");
+}
+
+static int this_host(char **text)
+{
+    return asprintf(text, "127.0.0.1");
+}
+
+/* Who names a Redis host wants Redis, as the original does; else nothing need be there. */
+static int resolve(struct config *config, struct error *err)
+{
+    if (resolve_text(&config->storage_backend, *config->storage_host ? back_end_redis : back_end_sqlite,
+                     err) < 0 ||
+        resolve_text(&config->storage_host, this_host, err) < 0 ||
+        resolve_text(&config->run_directory, resolve_run_directory, err) < 0)
+        return -1;
+    return resolve_text(&config->state_directory, resolve_state_directory, err);
 }
 
 int config_parse_yaml(const char *name, const char *text, size_t len, struct config *ret_config,

@@ -22,9 +22,14 @@ struct config {
     char *controller_token;    /* "": no authentication */
     int64_t controller_port;   /* 5000; 0: any free port */
     char *controller_address;  /* 127.0.0.1 */
+    /* trigger_api: */
+    int64_t api_port;  /* 8080; 0: any free port */
+    char *api_address; /* 127.0.0.1 */
     /* trigger_storage: */
-    char *storage_backend; /* redis */
-    char *storage_host;
+    char *storage_backend; /* resolved: redis when a host is given, else sqlite */
+    char *state_directory; /* resolved: $STATE_DIRECTORY, $XDG_STATE_HOME/triggerflow,
+                              ~/.local/state/triggerflow */
+    char *storage_host;    /* resolved: 127.0.0.1 */
     int64_t storage_port;
     char *storage_username;
     char *storage_password; /* "": none; the text None means none */
@@ -47,6 +52,9 @@ struct config {
     int64_t trigger_refresh_ns;     /* 5 s */
     int64_t max_pending_actions;    /* 10000 */
     int64_t dead_letter_max_bytes;  /* 256 MiB */
+    int64_t event_log_max_bytes;    /* 1 GiB */
+    int64_t duplicate_window_ns;    /* 10 min; 0: repetitions are not recognised */
+    int64_t duplicate_max;          /* 1,000,000 events */
     enum config_action_start action_start;
     bool exit_when_finished;
     int64_t finish_linger_ns; /* 2 s */

@@ -103,8 +103,10 @@ static void assert_defaults(const struct config *c)
     assert_string_equal(c->controller_token, "");
     assert_int_equal(c->controller_port, 5000);
     assert_string_equal(c->controller_address, "127.0.0.1");
-    assert_string_equal(c->storage_backend, "redis");
+    assert_string_equal(c->storage_backend, "sqlite");
     assert_string_equal(c->storage_host, "127.0.0.1");
+    assert_int_equal(c->api_port, 8080);
+    assert_string_equal(c->api_address, "127.0.0.1");
     assert_int_equal(c->storage_port, 6379);
     assert_string_equal(c->storage_username, "");
     assert_string_equal(c->storage_password, "");
@@ -595,6 +597,57 @@ static void test_kubernetes(void **state)
     assert_load_refused(NULL, "TRIGGERFLOW_SHARDS: 'tcp://10.0.0.1:1' is not a whole number");
 }
 
+/* Who names a Redis host wants Redis; a port alone says nothing. */
+static void test_back_end(void **state)
+{
+    (void)state;
+    struct config c = parse("trigger_storage: {parameters: {host: redis}}");
+    assert_string_equal(c.storage_backend, "redis");
+    config_done(&c);
+    c = parse("trigger_storage: {backend: sqlite, parameters: {host: redis}}");
+    assert_string_equal(c.storage_backend, "sqlite");
+    config_done(&c);
+    setenv("REDIS_HOST", "redis", 1);
+    c = load(NULL);
+    assert_string_equal(c.storage_backend, "redis");
+    assert_string_equal(c.storage_host, "redis");
+    config_done(&c);
+    unsetenv("REDIS_HOST");
+    setenv("REDIS_PORT", "6380", 1);
+    c = load(NULL);
+    assert_string_equal(c.storage_backend, "sqlite");
+    config_done(&c);
+    unsetenv("REDIS_PORT");
+}
+
+static void test_state_directory(void **state)
+{
+    (void)state;
+    char *home = getenv("HOME") ? strdup(getenv("HOME")) : NULL;
+    setenv("HOME", "/home/me", 1);
+    struct config c = load(NULL);
+    assert_string_equal(c.state_directory, "/home/me/.local/state/triggerflow");
+    config_done(&c);
+    setenv("XDG_STATE_HOME", "/home/me/state", 1);
+    c = load(NULL);
+    assert_string_equal(c.state_directory, "/home/me/state/triggerflow");
+    config_done(&c);
+    setenv("STATE_DIRECTORY", "/var/lib/triggerflow:/var/lib/other", 1);
+    c = load(NULL);
+    assert_string_equal(c.state_directory, "/var/lib/triggerflow");
+    config_done(&c);
+    setenv("TRIGGERFLOW_STATE_DIRECTORY", "/elsewhere", 1);
+    c = load(NULL);
+    assert_string_equal(c.state_directory, "/elsewhere");
+    config_done(&c);
+    unsetenv("TRIGGERFLOW_STATE_DIRECTORY");
+    unsetenv("STATE_DIRECTORY");
+    unsetenv("XDG_STATE_HOME");
+    if (home)
+        setenv("HOME", home, 1);
+    free(home);
+}
+
 static void test_run_directory(void **state)
 {
     (void)state;
@@ -789,6 +842,8 @@ int main(void)
         TEST(test_every_variable),
         TEST(test_kubernetes),
         TEST(test_run_directory),
+        TEST(test_back_end),
+        TEST(test_state_directory),
         TEST(test_json_round_trip),
         TEST(test_json_refused),
         TEST(test_no_memory),

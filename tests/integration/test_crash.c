@@ -245,7 +245,8 @@ static void start_worker(struct run *r)
     snprintf(port, sizeof port, "REDIS_PORT=%d", r->redis->port);
     snprintf(shards, sizeof shards, "TRIGGERFLOW_SHARDS=%u", 1 + (unsigned)random_below(4));
     snprintf(crash, sizeof crash, "TRIGGERFLOW_CRASH_FILE=%s", r->crash_file);
-    const char *environment[] = {port,
+    const char *environment[] = {"REDIS_HOST=127.0.0.1",
+                                 port,
                                  shards,
                                  crash,
                                  intervals[random_below(3)],

@@ -245,7 +245,7 @@ void bed_write_config(const struct bed *bed, const char *token, const char *more
     FILE *file = fopen(bed->config, "w");
     assert_non_null(file);
     fprintf(file,
-            "triggerflow_controller: {port: %d, token: \"%s\"}\n"
+            "triggerflow_controller: {port: %d, token: \"%s\"}\ntrigger_api: {port: 0}\n"
             "trigger_storage: {backend: redis, parameters: {host: 127.0.0.1, port: %d}}\n%s\n",
             bed->port, token, bed->redis->port, more);
     assert_int_equal(fclose(file), 0);
