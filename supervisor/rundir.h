@@ -2,6 +2,7 @@
  *
  *     supervisor.pid   locked (flock) as long as the supervisor lives; its pid as text
  *     control.sock     the controller API, for this user only
+ *     api.sock         the trigger API, likewise
  *     supervisor.log   standard error of a supervisor started with --daemon */
 #pragma once
 

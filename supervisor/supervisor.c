@@ -19,6 +19,7 @@
 #include "common/loop.h"
 #include "common/storage/storage.h"
 #include "supervisor/api_controller.h"
+#include "supervisor/api_trigger.h"
 #include "supervisor/command.h"
 #include "supervisor/http.h"
 #include "supervisor/lookup.h"
@@ -41,9 +42,12 @@ struct supervisor {
     struct process_table *processes;
     struct workflow_table workflows;
     struct api_controller api;
+    struct api_trigger trigger_api;
     struct notify notify;
-    struct http_server *tcp;
+    struct http_server *tcp; /* the controller API, */
     struct http_server *local;
+    struct http_server *api_tcp; /* and the trigger API */
+    struct http_server *api_local;
     struct lookup_job list; /* of the stored workspaces, at the start */
     uint64_t list_retry_ns;
     bool list_failed; /* and that was logged */
@@ -120,7 +124,8 @@ static void on_forkserver_ready(void *data)
         return;
     s->serving = true;
     log_info("supervisor_ready", LOG_INT("pid", getpid()), LOG_STR("address", s->config.controller_address),
-             LOG_UINT("port", s->api.port), LOG_STR("run_directory", s->config.run_directory));
+             LOG_UINT("port", s->api.port), LOG_UINT("api_port", s->trigger_api.port),
+             LOG_STR("run_directory", s->config.run_directory));
     notify_send(&s->notify, "READY=1");
     list_workspaces(s);
     if (s->options->ready)
@@ -153,6 +158,8 @@ static void begin_stop(struct supervisor *s)
     notify_send(&s->notify, "STOPPING=1");
     if (s->tcp)
         http_server_quiesce(s->tcp);
+    if (s->api_tcp)
+        http_server_quiesce(s->api_tcp);
     TAILQ_FOREACH(w, &s->workflows.all, link)
     if (workflow_active(w))
         workflow_stop(w);
@@ -333,6 +340,21 @@ static int servers_start(struct supervisor *s, struct error *err)
     return http_server_start(fd, &options, &s->local, err);
 }
 
+static int api_servers_start(struct supervisor *s, struct error *err)
+{
+    char path[RUNDIR_PATH_MAX];
+    int fd;
+    struct http_options options = {.queue = s->queue, .context = &s->trigger_api};
+    options.routes = api_trigger_routes(&options.n_routes);
+    if (http_listen_tcp(s->config.api_address, s->config.api_port, &fd, &s->trigger_api.port, err) < 0 ||
+        http_server_start(fd, &options, &s->api_tcp, err) < 0)
+        return -1;
+    if (rundir_path(s->config.run_directory, "api.sock", path, err) < 0 ||
+        http_listen_unix(path, &fd, err) < 0)
+        return -1;
+    return http_server_start(fd, &options, &s->api_local, err);
+}
+
 static int processes_start(struct supervisor *s, struct error *err)
 {
     char path[PATH_MAX];
@@ -370,32 +392,46 @@ static int start(struct supervisor *s, struct error *err)
     if (processes_start(s, err) < 0 || lookup_new(&s->config, s->queue, &s->lookup, err) < 0)
         return -1;
     s->api.lookup = s->lookup;
-    if (servers_start(s, err) < 0)
+    s->trigger_api = (struct api_trigger){.loop = s->loop,
+                                          .queue = s->queue,
+                                          .config = &s->config,
+                                          .lookup = s->lookup,
+                                          .processes = s->processes,
+                                          .workflows = &s->workflows};
+    if (servers_start(s, err) < 0 || api_servers_start(s, err) < 0)
         return -1;
     return loop_timer_set(s->loop, clock_now_ns() + CLOCK_S, on_tick, s, err);
 }
 
-static void remove_socket(const struct config *config)
+static void remove_sockets(const struct config *config)
 {
+    static const char *const names[] = {"control.sock", "api.sock"};
     char path[RUNDIR_PATH_MAX];
-    if (rundir_path(config->run_directory, "control.sock", path, NULL) == 0)
-        unlink(path);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (rundir_path(config->run_directory, names[i], path, NULL) == 0)
+            unlink(path);
+}
+
+static void close_server(struct http_server *server)
+{
+    if (server)
+        http_server_close(server);
 }
 
 /* Everything that start() has got to. The forkserver is the last of the processes. */
 static void end(struct supervisor *s)
 {
     s->stopping = s->workflows.closing = true;
-    if (s->tcp)
-        http_server_close(s->tcp);
-    if (s->local)
-        http_server_close(s->local);
+    close_server(s->tcp);
+    close_server(s->local);
+    close_server(s->api_tcp);
+    close_server(s->api_local);
     if (s->queue)
         command_run_all(s->queue);
     process_table_free(s->processes);
     if (lookup_free(s->lookup) != 0) {
         log_warn("storage", LOG_STR("error", "still waiting for an answer at the end"));
-        remove_socket(&s->config);
+        remove_sockets(&s->config);
         _exit(s->failed ? SUPERVISOR_ERROR : SUPERVISOR_OK);
     }
     if (s->queue)
@@ -404,6 +440,8 @@ static void end(struct supervisor *s)
         api_controller_abort(&s->api);
     http_server_stop(s->tcp);
     http_server_stop(s->local);
+    http_server_stop(s->api_tcp);
+    http_server_stop(s->api_local);
     if (s->workflows.loop)
         workflow_table_done(&s->workflows);
     command_queue_free(s->queue);
@@ -411,7 +449,7 @@ static void end(struct supervisor *s)
         close(s->signal_fd);
     loop_free(s->loop);
     lookup_job_done(&s->list);
-    remove_socket(&s->config);
+    remove_sockets(&s->config);
 }
 
 static int run(struct supervisor *s, struct error *err)
