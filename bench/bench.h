@@ -441,8 +441,13 @@ static inline void bench_worker_main(int argc, char **argv)
         exit(2);
     }
     log_setup(LOG_LEVEL_WARN, false, "worker", argv[4]);
-    struct worker_options options = {
-        .config = &config, .workspace = argv[4], .arena_fd = atoi(argv[2]), .status_fd = -1, .generation = 1};
+    struct worker_options options = {.config = &config,
+                                     .workspace = argv[4],
+                                     .arena_fd = atoi(argv[2]),
+                                     .status_fd = -1,
+                                     .ingest_fd = -1,
+                                     .durable_fd = -1,
+                                     .generation = 1};
     int status = worker_run(&options);
     config_done(&config);
     exit(status);

@@ -19,7 +19,7 @@
 struct error;
 
 #define ARENA_MAGIC 0x31414654u /* "TFA1" */
-#define ARENA_FORMAT 2u         /* of this layout */
+#define ARENA_FORMAT 3u         /* of this layout */
 #define ARENA_MAX_SOURCES 32    /* index 0 is the internal source */
 #define ARENA_MAX_SHARDS 8
 #define ARENA_MAX_POISON 16
@@ -105,6 +105,9 @@ struct arena_ingest_record {
     _Atomic uint32_t answer; /* written by the worker before it releases the record: an HTTP status, 202 when
                                 durable */
     uint32_t n_events;
+    uint32_t
+        duplicates; /* written with `answer`: how many of the events were repetitions, and were dropped */
+    uint32_t pad;   /* what follows stays aligned to 8 bytes */
     /* n_events packed CloudEvents (cloudevent_pack), one behind the other */
 };
 

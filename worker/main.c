@@ -105,8 +105,13 @@ static int run(const struct arguments *a, const char *workspace)
         config.adopt = strdup(a->adopt);
     }
     log_setup((enum log_level)config.log_level, config.log_format == CONFIG_LOG_JSON, "worker", workspace);
-    struct worker_options options = {
-        .config = &config, .workspace = workspace, .arena_fd = -1, .status_fd = -1, .generation = 1};
+    struct worker_options options = {.config = &config,
+                                     .workspace = workspace,
+                                     .arena_fd = -1,
+                                     .status_fd = -1,
+                                     .ingest_fd = -1,
+                                     .durable_fd = -1,
+                                     .generation = 1};
     int status = config.adopt ? worker_run(&options) : IPC_EXIT_ERROR;
     config_done(&config);
     return status;

@@ -416,6 +416,8 @@ static int assemble(struct worker *w, const struct worker_options *options, stru
     w->config = options->config;
     w->workspace = options->workspace;
     w->status_fd = options->status_fd;
+    w->ingest_fd = options->ingest_fd;
+    w->durable_fd = options->durable_fd;
     w->generation = options->generation;
     w->n_shards = count_shards(w->config);
     atomic_store(&w->decisions, clock_unix_ns() / 1000); /* above those of earlier lives */

@@ -34,6 +34,9 @@ struct worker {
     struct arena *arena;
     struct loop *loop; /* main thread; others only wake it */
     struct report *report;
+    int ingest_fd;  /* of the ingest ring: readable when records were published; -1: no ring. Thread: its
+                       source */
+    int durable_fd; /* written when records were answered. Thread: its source */
     unsigned n_shards;
     struct shard *shards[ARENA_MAX_SHARDS];
     struct source *sources[ARENA_MAX_SOURCES]; /* [0]: the internal source. Thread: checkpoint */
@@ -69,6 +72,8 @@ struct worker_options {
     const char *workspace;
     int arena_fd;  /* -1: an arena of its own */
     int status_fd; /* socket to the supervisor; -1: none */
+    int ingest_fd; /* eventfds of the ingest ring (common/ipc.h), borrowed; -1: nobody publishes into it */
+    int durable_fd;
     unsigned generation;
 };
 

@@ -76,6 +76,8 @@ static _Noreturn void live(const struct supervised *s, int status_fd, const char
                                      .workspace = "ws",
                                      .arena_fd = s->arena_fd,
                                      .status_fd = status_fd,
+                                     .ingest_fd = -1,
+                                     .durable_fd = -1,
                                      .generation = s->generation};
     _exit(worker_run(&options));
 }
