@@ -3,47 +3,40 @@
 
 #include <errno.h>
 #include <microhttpd.h>
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/sha.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/socket.h>
 #include <sys/types.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/error.h"
 #include "common/log.h"
+#include "supervisor/http_internal.h"
 #include "supervisor/status.h"
 
 #define HTTP_THREADS 2
-#define HTTP_DISCARD_MAX                                                              \
-    (4u << 20) /* read and thrown away of a body that is too large, before hanging up \
-                */
-
-struct http_server {
-    struct MHD_Daemon *daemon;
-    struct http_options options;
-    pthread_rwlock_t lock;
-    bool closed;                                /* Requires: lock */
-    bool token_set;                             /* Requires: lock */
-    unsigned char digest[SHA256_DIGEST_LENGTH]; /* of the expected credentials. Requires: lock */
-};
+#define HTTP_MEMORY 32768 /* of a connection, for headers and what is read at a time */
+#define HTTP_SPARE 64     /* connections above connections_max, until those dropped for them are gone */
+/* Read and thrown away of a body that is too large, before hanging up. */
+#define HTTP_DISCARD_MAX (4u << 20)
 
 /* ---- Answers ---- */
 
+/* The handler's thread and the server's, which may still be about to suspend the connection, agree by `phase`
+ * who goes on: the later one. acq_rel: what was written for the answer is there for the thread that sends it,
+ * and the suspension is done before it is taken back. */
 void http_answer(struct http_request *request, unsigned status)
 {
     struct MHD_Connection *connection = request->connection;
     request->status = status;
-    MHD_resume_connection(connection);
+    if (atomic_exchange_explicit(&request->phase, HTTP_ANSWERED, memory_order_acq_rel) == HTTP_SUSPENDED)
+        MHD_resume_connection(connection);
 }
 
-static void set_error(struct http_request *request, const char *text)
+void http_set_error(struct http_request *request, const char *text)
 {
     buffer_reset(&request->answer, 4096);
     buffer_append_text(&request->answer, "{\"error\":");
@@ -58,11 +51,28 @@ void http_answer_error(struct http_request *request, unsigned status, const char
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    set_error(request, text);
+    http_set_error(request, text);
     http_answer(request, status);
 }
 
-/* Hands the answer to the connection. Thread: the server's. */
+static enum MHD_Result add_headers(struct MHD_Response *response, const struct http_request *request)
+{
+    const char *type = request->content_type ? request->content_type : "application/json";
+    enum MHD_Result result = MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    if (result == MHD_YES && request->challenge)
+        result = MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE,
+                                         "Basic realm=\"triggerflow\"");
+    if (result == MHD_YES && request->allow[0] != '\0')
+        result = MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, request->allow);
+    if (result == MHD_YES && request->retry_after > 0) {
+        char seconds[16];
+        snprintf(seconds, sizeof seconds, "%u", request->retry_after);
+        result = MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, seconds);
+    }
+    return result;
+}
+
+/* Hands the answer to the connection, which borrows it until the request has ended. Thread: the server's. */
 static enum MHD_Result send_answer(struct http_request *request)
 {
     static char no_memory[] = "{\"error\":\"out of memory\"}";
@@ -71,177 +81,50 @@ static enum MHD_Result send_answer(struct http_request *request)
         request->status = MHD_HTTP_INTERNAL_SERVER_ERROR;
         response = MHD_create_response_from_buffer(sizeof no_memory - 1, no_memory, MHD_RESPMEM_PERSISTENT);
     } else {
-        response =
-            MHD_create_response_from_buffer(request->answer.len, request->answer.data, MHD_RESPMEM_MUST_FREE);
-        if (response)
-            request->answer = (struct buffer)BUFFER_INIT; /* it is the response's now */
+        response = MHD_create_response_from_buffer(request->answer.len, request->answer.data,
+                                                   MHD_RESPMEM_PERSISTENT);
     }
     if (!response)
         return MHD_NO;
-    const char *type = request->content_type ? request->content_type : "application/json";
-    enum MHD_Result result = MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
-    if (result == MHD_YES && request->challenge)
-        result = MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE,
-                                         "Basic realm=\"triggerflow\"");
-    if (result == MHD_YES && request->allow[0] != '\0')
-        result = MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, request->allow);
+    enum MHD_Result result = add_headers(response, request);
     if (result == MHD_YES)
         result = MHD_queue_response(request->connection, request->status, response);
     MHD_destroy_response(response);
     return result;
 }
 
-/* ---- Authentication ---- */
+/* ---- Refusals ---- */
 
-void http_server_set_token(struct http_server *server, const char *token)
+static void refuse(struct http_request *request, unsigned status, const char *text)
 {
-    BUFFER_AUTO plain = BUFFER_INIT;
-    unsigned char digest[SHA256_DIGEST_LENGTH] = {0};
-    buffer_append_text(&plain, "token:");
-    buffer_append_text(&plain, token);
-    char *base64 = plain.failed ? NULL : malloc(4 * ((plain.len + 2) / 3) + 1);
-    if (base64) {
-        int n = EVP_EncodeBlock((unsigned char *)base64, (const unsigned char *)plain.data, (int)plain.len);
-        SHA256((const unsigned char *)base64, (size_t)n, digest);
-        OPENSSL_cleanse(base64, (size_t)n);
-        free(base64);
-    }
-    /* Without memory the digest stays one that no credentials have: all are refused. */
-    pthread_rwlock_wrlock(&server->lock);
-    server->token_set = token[0] != '\0';
-    memcpy(server->digest, digest, sizeof digest);
-    pthread_rwlock_unlock(&server->lock);
-}
-
-/* Compares digests, so that neither the token's length nor a common beginning shows in the time it takes. */
-static bool authorised(struct http_server *server, struct MHD_Connection *connection)
-{
-    if (!server->options.authenticate)
-        return true;
-    unsigned char digest[SHA256_DIGEST_LENGTH];
-    const char *header =
-        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
-    bool basic = header && strncasecmp(header, "Basic ", 6) == 0;
-    const char *credentials = basic ? header + 6 : "";
-    while (*credentials == ' ')
-        credentials++;
-    SHA256((const unsigned char *)credentials, strlen(credentials), digest);
-    pthread_rwlock_rdlock(&server->lock);
-    bool fine = !server->token_set || (basic && CRYPTO_memcmp(digest, server->digest, sizeof digest) == 0);
-    pthread_rwlock_unlock(&server->lock);
-    return fine;
-}
-
-/* ---- Routes ---- */
-
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-bool http_unescape(const char *text, size_t len, char *to, size_t size)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < len; i++) {
-        int c = (unsigned char)text[i];
-        if (c == '%') {
-            int high = i + 2 < len ? hex_digit(text[i + 1]) : -1;
-            int low = i + 2 < len ? hex_digit(text[i + 2]) : -1;
-            if (high < 0 || low < 0)
-                return false;
-            c = high * 16 + low;
-            i += 2;
-        }
-        if (c == 0 || n + 1 >= size)
-            return false;
-        to[n++] = (char)c;
-    }
-    to[n] = '\0';
-    return true;
-}
-
-/* Whether the path is the pattern's; *ret_segment: what stands for its star. */
-static bool path_matches(const char *pattern, const char *path, const char **ret_segment, size_t *ret_len)
-{
-    const char *star = strchr(pattern, '*');
-    *ret_segment = "";
-    *ret_len = 0;
-    if (!star)
-        return strcmp(pattern, path) == 0;
-    size_t before = (size_t)(star - pattern);
-    if (strncmp(pattern, path, before) != 0)
-        return false;
-    const char *segment = path + before;
-    size_t len = strcspn(segment, "/");
-    if (len == 0 || strcmp(segment + len, star + 1) != 0)
-        return false;
-    *ret_segment = segment;
-    *ret_len = len;
-    return true;
-}
-
-static void allow_method(struct http_request *request, const char *method)
-{
-    size_t len = strlen(request->allow);
-    snprintf(request->allow + len, sizeof request->allow - len, "%s%s%s", len > 0 ? ", " : "", method,
-             strcmp(method, "GET") == 0 ? ", HEAD" : "");
-}
-
-/* Finds the route, or decides the refusal (status set). */
-static void find_route(struct http_request *request, const char *url, const char *method)
-{
-    const struct http_options *options = &request->server->options;
-    const char *segment = NULL;
-    size_t len = 0;
-    bool head = strcmp(method, "HEAD") == 0;
-    for (size_t i = 0; i < options->n_routes; i++) {
-        const struct http_route *route = &options->routes[i];
-        const char *at;
-        size_t n;
-        if (!path_matches(route->path, url, &at, &n))
-            continue;
-        allow_method(request, route->method);
-        segment = at;
-        len = n;
-        if (strcmp(route->method, head ? "GET" : method) == 0)
-            request->route = route;
-    }
-    char text[HTTP_SEGMENT_MAX + 64];
-    if (!segment) {
-        snprintf(text, sizeof text, "no such path: %.200s", url);
-        request->status = MHD_HTTP_NOT_FOUND;
-    } else if (!request->route) {
-        snprintf(text, sizeof text, "method %.20s is not allowed for %.200s", method, url);
-        request->status = MHD_HTTP_METHOD_NOT_ALLOWED;
-    } else if (!http_unescape(segment, len, request->segment, sizeof request->segment)) {
-        snprintf(text, sizeof text, "not a name: %.200s", segment);
-        request->status = MHD_HTTP_BAD_REQUEST;
-    }
-    if (request->status != MHD_HTTP_METHOD_NOT_ALLOWED)
-        request->allow[0] = '\0';
-    if (request->status != 0)
-        set_error(request, text);
+    request->allow[0] = '\0';
+    request->status = status;
+    http_set_error(request, text);
 }
 
 static void refuse_unauthorised(struct http_request *request)
 {
-    request->allow[0] = '\0';
-    request->challenge = true;
-    request->status = MHD_HTTP_UNAUTHORIZED;
-    set_error(request, "Unauthorized");
+    const char *text;
+    unsigned status = http_refuse(request, &text);
+    if (status == 0)
+        return;
+    request->challenge = status == MHD_HTTP_UNAUTHORIZED;
+    refuse(request, status, text);
+}
+
+static size_t body_max(const struct http_request *request)
+{
+    return request->route && request->route->body_max > 0 ? request->route->body_max : HTTP_BODY_MAX;
 }
 
 static void refuse_large(struct http_request *request)
 {
     char text[64];
-    snprintf(text, sizeof text, "the body is larger than %d bytes", HTTP_BODY_MAX);
-    request->status = MHD_HTTP_CONTENT_TOO_LARGE;
-    set_error(request, text);
+    snprintf(text, sizeof text, "the body is larger than %zu bytes", body_max(request));
+    refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, text);
 }
+
+/* ---- The server's callbacks ---- */
 
 static void run_handler(struct command *command)
 {
@@ -250,61 +133,148 @@ static void run_handler(struct command *command)
     request->route->handler(request);
 }
 
-/* ---- The server's callbacks ---- */
+/* Readies the connection's request, keeping its buffers. */
+static void request_reset(struct http_request *request, struct http_server *server,
+                          struct MHD_Connection *connection)
+{
+    struct buffer body = request->body, query = request->query, answer = request->answer;
+    *request = (struct http_request){.command = {.run = run_handler},
+                                     .server = server,
+                                     .connection = connection,
+                                     .context = server->options.context,
+                                     .body = body,
+                                     .query = query,
+                                     .answer = answer};
+}
 
-/* First call for a request: only the headers are there. */
-static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *connection, const char *url,
+/* A message that says its length in two ways may be read in two ways by those it passes (RFC 9112 section
+ * 6.3). */
+static void judge_length(struct http_request *request, unsigned long long *ret_length)
+{
+    const char *length = http_header(request, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    *ret_length = length ? strtoull(length, NULL, 10) : 0;
+    if (length && http_header(request, MHD_HTTP_HEADER_TRANSFER_ENCODING))
+        refuse(request, MHD_HTTP_BAD_REQUEST, "both Content-Length and Transfer-Encoding");
+    else if (request->status == 0 && *ret_length > body_max(request))
+        refuse_large(request);
+}
+
+/* First call for a request: only the headers are there. A refused request's body is read all the same, so
+ * that the client gets to read the answer, unless it asks first (Expect) or the body is beyond all measure:
+ * the connection then closes behind the answer. */
+static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *mhd, const char *url,
                              const char *method, void **ret_request)
 {
-    struct http_request *request = calloc(1, sizeof *request);
-    if (!request)
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct http_connection *connection = info ? info->socket_context : NULL;
+    if (!connection)
         return MHD_NO;
+    struct http_request *request = &connection->request;
+    request_reset(request, server, mhd);
     *ret_request = request;
-    request->command.run = run_handler;
-    request->server = server;
-    request->connection = connection;
-    request->context = server->options.context;
-    find_route(request, url, method);
-    if (!(request->route && request->route->open) && !authorised(server, connection))
+    http_connection_begin(connection);
+    http_find_route(request, url, method);
+    if (!(request->route && request->route->open))
         refuse_unauthorised(request);
-    const char *length =
-        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
-    if (length && strtoull(length, NULL, 10) > HTTP_BODY_MAX) {
-        if (request->status == 0)
-            refuse_large(request);
-        return send_answer(request); /* the connection closes behind it */
-    }
+    if (request->status == 0)
+        http_read_query(request);
+    unsigned long long length;
+    judge_length(request, &length);
+    if (request->status != 0 &&
+        (length > HTTP_DISCARD_MAX || http_header(request, MHD_HTTP_HEADER_EXPECT) != NULL))
+        return send_answer(request);
     return MHD_YES;
 }
 
-/* Part of the body. A refused request's is read all the same, so that the client gets to read the answer. */
+/* Charges what the body takes beyond what every connection may keep. false: the server has no more. */
+static bool charge_body(struct http_request *request)
+{
+    size_t held = request->body.cap > HTTP_KEEP_BYTES ? request->body.cap : 0;
+    size_t before = request->charged;
+    request->charged = held;
+    /* relaxed: only a sum. */
+    return atomic_fetch_add_explicit(&request->server->bodies, held - before, memory_order_relaxed) + held -
+               before <=
+           HTTP_BODIES_MAX;
+}
+
+static void drop_body(struct http_request *request)
+{
+    buffer_reset(&request->body, HTTP_KEEP_BYTES);
+    charge_body(request);
+}
+
 static enum MHD_Result take_body(struct http_request *request, const char *data, size_t len)
 {
-    if (request->status == 0 && request->body.len + len > HTTP_BODY_MAX) {
+    if (request->status == 0 && request->body.len + len > body_max(request))
         refuse_large(request);
-        buffer_reset(&request->body, 0);
-    }
     if (request->status == 0) {
         buffer_append(&request->body, data, len);
-        return request->body.failed ? MHD_NO : MHD_YES;
+        if (charge_body(request) && !request->body.failed)
+            return MHD_YES;
+        request->retry_after = 1;
+        refuse(request, MHD_HTTP_SERVICE_UNAVAILABLE, "too many bodies are under way");
     }
+    drop_body(request);
     request->discarded += len;
     return request->discarded > HTTP_DISCARD_MAX ? MHD_NO : MHD_YES;
 }
 
-/* Hands the request to its handler in the main thread. false: too late. */
-static bool dispatch(struct http_request *request)
+enum dispatched { DISPATCH_CLOSED, DISPATCH_ANSWERED, DISPATCH_LATER };
+
+/* Calls the handler of a direct route, and suspends the connection unless it has answered already. */
+static enum dispatched run_direct(struct http_request *request)
+{
+    uint32_t handling = HTTP_HANDLING;
+    struct MHD_Connection *connection = request->connection;
+    atomic_store_explicit(&request->phase, HTTP_HANDLING, memory_order_relaxed);
+    request->route->handler(request);
+    if (atomic_load_explicit(&request->phase, memory_order_acquire) == HTTP_ANSWERED)
+        return DISPATCH_ANSWERED;
+    MHD_suspend_connection(connection);
+    if (!atomic_compare_exchange_strong_explicit(&request->phase, &handling, HTTP_SUSPENDED,
+                                                 memory_order_acq_rel, memory_order_acquire))
+        MHD_resume_connection(connection);
+    return DISPATCH_LATER;
+}
+
+/* Hands the request to its handler. */
+static enum dispatched dispatch(struct http_request *request)
 {
     struct http_server *server = request->server;
+    enum dispatched outcome = DISPATCH_CLOSED;
     pthread_rwlock_rdlock(&server->lock);
-    bool closed = server->closed;
-    if (!closed) {
-        request->dispatched = true;
+    if (!server->closed && request->route->direct) {
+        outcome = run_direct(request);
+    } else if (!server->closed) {
+        outcome = DISPATCH_LATER;
+        atomic_store_explicit(&request->phase, HTTP_SUSPENDED, memory_order_relaxed);
         MHD_suspend_connection(request->connection);
         command_post(server->options.queue, &request->command);
     }
     pthread_rwlock_unlock(&server->lock);
-    return !closed;
+    return outcome;
+}
+
+static struct http_connection *connection_of(struct http_request *request)
+{
+    return (struct http_connection *)((char *)request - offsetof(struct http_connection, request));
+}
+
+/* The whole request is there. */
+static enum MHD_Result take_request(struct http_request *request)
+{
+    http_connection_busy(connection_of(request));
+    switch (dispatch(request)) {
+    case DISPATCH_LATER: /* it may be another thread's now */
+        return MHD_YES;
+    case DISPATCH_CLOSED:
+        refuse(request, MHD_HTTP_SERVICE_UNAVAILABLE, "the supervisor is stopping");
+        break;
+    case DISPATCH_ANSWERED:
+        break;
+    }
+    return send_answer(request);
 }
 
 static enum MHD_Result on_access(void *data, struct MHD_Connection *connection, const char *url,
@@ -320,14 +290,10 @@ static enum MHD_Result on_access(void *data, struct MHD_Connection *connection, 
         *upload_len = 0;
         return take_body(request, upload, len);
     }
-    if (request->status != 0)
-        return send_answer(request);
-    if (!request->dispatched && !dispatch(request)) {
-        request->status = MHD_HTTP_SERVICE_UNAVAILABLE;
-        set_error(request, "the supervisor is stopping");
-        return send_answer(request);
-    }
-    return MHD_YES;
+    uint32_t phase = atomic_load_explicit(&request->phase, memory_order_acquire);
+    if (phase == HTTP_READING && request->status == 0)
+        return take_request(request);
+    return phase == HTTP_SUSPENDED ? MHD_YES : send_answer(request);
 }
 
 static void on_completed(void *data, struct MHD_Connection *connection, void **request_data,
@@ -339,11 +305,30 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **r
     struct http_request *request = *request_data;
     if (!request)
         return;
-    buffer_done(&request->body);
-    buffer_done(&request->answer);
+    drop_body(request);
+    buffer_reset(&request->query, HTTP_KEEP_BYTES);
+    buffer_reset(&request->answer, HTTP_KEEP_BYTES);
     free(request->data);
-    free(request);
+    request->data = NULL;
     *request_data = NULL;
+    http_connection_idle(connection_of(request));
+}
+
+static void on_connection(void *data, struct MHD_Connection *connection, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    const union MHD_ConnectionInfo *info;
+    switch (code) {
+    case MHD_CONNECTION_NOTIFY_STARTED:
+        info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        *context = info ? http_connection_new(data, info->connect_fd) : NULL;
+        break;
+    case MHD_CONNECTION_NOTIFY_CLOSED:
+        if (*context)
+            http_connection_free(*context);
+        *context = NULL;
+        break;
+    }
 }
 
 /* Escapes are undone per segment, by http_unescape: an escaped slash or NUL must not change the path's shape.
@@ -364,6 +349,23 @@ static void on_server_log(void *data, const char *format, va_list args)
     log_debug("http_server", LOG_STR("message", text));
 }
 
+static void server_free(struct http_server *server)
+{
+    http_connections_done(&server->connections);
+    pthread_rwlock_destroy(&server->lock);
+    free(server);
+}
+
+/* Closing must not wait for ever behind one request after the other. */
+static void lock_init(pthread_rwlock_t *lock)
+{
+    pthread_rwlockattr_t attributes;
+    pthread_rwlockattr_init(&attributes);
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(lock, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+}
+
 int http_server_start(int listen_fd, const struct http_options *options, struct http_server **ret_server,
                       struct error *err)
 {
@@ -372,20 +374,22 @@ int http_server_start(int listen_fd, const struct http_options *options, struct 
         close(listen_fd);
         return error_set(err, ERROR_MEMORY, "HTTP server: out of memory");
     }
+    unsigned max = options->connections_max > 0 ? options->connections_max : HTTP_CONNECTIONS_MAX;
     server->options = *options;
-    pthread_rwlock_init(&server->lock, NULL);
+    lock_init(&server->lock);
+    http_connections_init(&server->connections, max);
     server->daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
         on_access, server, MHD_OPTION_EXTERNAL_LOGGER, on_server_log, NULL, MHD_OPTION_LISTEN_SOCKET,
         listen_fd, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)HTTP_THREADS, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)HTTP_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)HTTP_IDLE_SECONDS,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
-        MHD_OPTION_END);
+        HTTP_THREADS * (max + HTTP_SPARE), MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)HTTP_IDLE_SECONDS,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_MEMORY, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+        NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes,
+        NULL, MHD_OPTION_END);
     if (!server->daemon) {
         error_set_errno(err, errno, "HTTP server");
         close(listen_fd);
-        pthread_rwlock_destroy(&server->lock);
-        free(server);
+        server_free(server);
         return -1;
     }
     *ret_server = server;
@@ -411,6 +415,12 @@ void http_server_stop(struct http_server *server)
     if (!server)
         return;
     MHD_stop_daemon(server->daemon);
-    pthread_rwlock_destroy(&server->lock);
-    free(server);
+    server_free(server);
+}
+
+void http_server_tick(struct http_server *server)
+{
+    uint64_t now = clock_coarse_ns();
+    if (server && now > HTTP_REQUEST_SECONDS * CLOCK_S)
+        http_connections_expire(&server->connections, now - HTTP_REQUEST_SECONDS * CLOCK_S);
 }

@@ -1,9 +1,14 @@
 /* An HTTP server (libmicrohttpd): routes, authentication, bodies, and answers that may come later and from
  * any thread.
  *
- * The server's threads read requests and send answers; every handler runs in the main thread, as a command. A
- * handler answers with http_answer(), there and then or later: until then the connection is suspended and
- * costs no thread. */
+ * The server's threads read requests and send answers. A handler runs in the main thread, as a command, or,
+ * on a direct route, on the server's thread that has read the request. It answers with http_answer(), there
+ * and then or later and from anywhere: until then the connection is suspended and costs no thread.
+ *
+ * Clients that do not keep to the rules harm only themselves: headers, bodies and the memory of all bodies
+ * together are bounded, a request must be complete HTTP_REQUEST_SECONDS after its connection was last of use,
+ * and above connections_max the connection that has been useless for longest is closed, those that have never
+ * brought a request before all others (http_connection.c). */
 #pragma once
 
 #include <stdbool.h>
@@ -23,17 +28,29 @@ struct http_server;
 #define HTTP_SEGMENT_MAX 256
 #define HTTP_CONNECTIONS_MAX 512
 #define HTTP_IDLE_SECONDS 30
+#define HTTP_REQUEST_SECONDS 60
+#define HTTP_BODIES_MAX (128u << 20) /* bytes of all bodies that a server holds; above: 503 */
 
 struct http_route {
     const char *method;
     const char *path; /* "/workspace/" and a star for one segment, of which there are at most two */
     void (*handler)(struct http_request *request);
-    bool open;       /* needs no credentials */
-    bool direct;     /* the handler runs on the server's thread (and must not wait), not in the main thread */
+    bool open; /* needs no credentials */
+    /* The handler runs on the server's thread (and must not wait), not in the main thread; several may run at
+     * a time. */
+    bool direct;
     size_t body_max; /* bytes; 0: HTTP_BODY_MAX */
 };
 
-/* Thread: the server's until the handler is called, then the main one's until it is answered. */
+/* Where a request is between the server's thread and the one that answers it. */
+enum http_phase {
+    HTTP_READING,   /* the server's thread has it */
+    HTTP_HANDLING,  /* its handler is running on the server's thread */
+    HTTP_SUSPENDED, /* the connection waits for the answer */
+    HTTP_ANSWERED
+};
+
+/* Thread: the server's until the handler is called, then the handler's until it is answered. */
 struct http_request {
     struct command command;
     struct http_server *server;
@@ -43,9 +60,11 @@ struct http_request {
     char segment[HTTP_SEGMENT_MAX];  /* what stood for the first star, unescaped; "" without one */
     char segment2[HTTP_SEGMENT_MAX]; /* for the second */
     struct buffer body;
-    size_t discarded; /* of the body of a refused request */
-    bool dispatched;  /* the handler has it or has had it */
-    unsigned status;  /* 0: not answered yet */
+    struct buffer query;    /* the query string's parameters, unescaped: name NUL value NUL ... */
+    size_t charged;         /* of the body, to the server's account of all bodies */
+    size_t discarded;       /* of the body of a refused request */
+    _Atomic uint32_t phase; /* enum http_phase */
+    unsigned status;        /* 0: not answered yet */
     const char *content_type;
     bool challenge;       /* 401 */
     char allow[64];       /* 405 */
@@ -77,13 +96,21 @@ void http_server_quiesce(struct http_server *server);
 void http_server_close(struct http_server *server);
 /* After http_server_close, once all requests that handlers have got are answered. NULL is fine. */
 void http_server_stop(struct http_server *server);
+/* Closes connections whose request is overdue. Once a second. NULL is fine. Thread: any. */
+void http_server_tick(struct http_server *server);
 /* The token that requests must bring from now on; "": none. Thread: any. */
 void http_server_set_token(struct http_server *server, const char *token);
 
-/* A parameter of the query string, unescaped; NULL when absent. Borrows from the request. */
+/* A parameter of the query string, unescaped; NULL when absent, "" without a value; of several with that
+ * name, the first. Borrows from the request. Thread: the handler's. */
 const char *http_query(const struct http_request *request, const char *name);
-/* A request header, NULL when absent. */
+/* A request header, NULL when absent; its name in any case. Borrows from the request. */
 const char *http_header(const struct http_request *request, const char *name);
+/* Calls visit for each header, until it returns false. */
+void http_headers(const struct http_request *request,
+                  bool (*visit)(void *data, const char *name, size_t name_len, const char *value,
+                                size_t value_len),
+                  void *data);
 
 /* Answers with what is in request->answer (JSON); the request must not be touched afterwards. Thread: any,
  * once. */

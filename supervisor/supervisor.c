@@ -276,6 +276,9 @@ static void on_tick(void *data)
     workflow_tick(&s->workflows, now);
     process_tick(s->processes, now);
     process_reap(s->processes);
+    struct http_server *const servers[] = {s->tcp, s->local, s->api_tcp, s->api_local};
+    for (size_t i = 0; i < sizeof servers / sizeof servers[0]; i++)
+        http_server_tick(servers[i]);
     notify_watchdog(&s->notify);
     if (loop_timer_set(s->loop, now + CLOCK_S, on_tick, s, &err) < 0)
         log_error("timer", LOG_STR("error", err.message));
