@@ -57,7 +57,7 @@ static pid_t read_pid(int fd)
         return 0;
     text[n] = '\0';
     long pid = strtol(text, NULL, 10);
-    return pid > 1 && pid <= INT32_MAX ? (pid_t)pid : 0;
+    return pid >= 1 && pid <= INT32_MAX ? (pid_t)pid : 0;
 }
 
 static int write_pid(int fd)

@@ -30,6 +30,7 @@
 
 #define LIST_RETRY_MIN_NS (100 * CLOCK_MS)
 #define LIST_RETRY_MAX_NS (5 * CLOCK_S)
+#define STOP_MARGIN_NS (15 * CLOCK_S) /* beyond stop_timeout: killing, reaping, the forkserver */
 
 struct supervisor {
     struct supervisor_options *options;
@@ -53,9 +54,23 @@ struct supervisor {
     bool list_failed; /* and that was logged */
     bool serving;     /* the forkserver has been ready */
     bool stopping;
-    bool failed; /* the start failed; with the error */
+    bool config_refused; /* at the last reload */
+    bool failed;         /* the start failed; with the error */
     struct error error;
 };
+
+/* For people who look at the unit. */
+static void show_status(struct supervisor *s)
+{
+    char summary[NOTIFY_STATUS_MAX], text[2 * NOTIFY_STATUS_MAX];
+    if (s->api.listed || s->stopping)
+        workflow_summary(&s->workflows, summary, sizeof summary);
+    else
+        snprintf(summary, sizeof summary, "waiting for the %s", s->serving ? "storage" : "forkserver");
+    snprintf(text, sizeof text, "%s%s%s", s->stopping ? "stopping: " : "", summary,
+             s->config_refused ? "; the new configuration was refused (see the log)" : "");
+    notify_status(&s->notify, text);
+}
 
 /* ---- Starting workflows ---- */
 
@@ -113,6 +128,7 @@ static void on_listed(struct command *command)
     if (s->config.bootstrap_workspace[0] != '\0')
         start_workspace(s, s->config.bootstrap_workspace);
     s->api.listed = true;
+    show_status(s);
 }
 
 /* ---- The forkserver ---- */
@@ -126,7 +142,8 @@ static void on_forkserver_ready(void *data)
     log_info("supervisor_ready", LOG_INT("pid", getpid()), LOG_STR("address", s->config.controller_address),
              LOG_UINT("port", s->api.port), LOG_UINT("api_port", s->trigger_api.port),
              LOG_STR("run_directory", s->config.run_directory));
-    notify_send(&s->notify, "READY=1");
+    show_status(s);
+    notify_ready(&s->notify);
     list_workspaces(s);
     if (s->options->ready)
         s->options->ready(s->options->data);
@@ -155,7 +172,8 @@ static void begin_stop(struct supervisor *s)
     s->stopping = true;
     s->workflows.closing = true;
     log_info("supervisor_stopping", LOG_UINT("workers", s->workflows.n_active));
-    notify_send(&s->notify, "STOPPING=1");
+    notify_stopping(&s->notify, (uint64_t)s->config.stop_timeout_ns + STOP_MARGIN_NS);
+    show_status(s);
     if (s->tcp)
         http_server_quiesce(s->tcp);
     if (s->api_tcp)
@@ -213,10 +231,12 @@ static void reload(struct supervisor *s)
     if (s->stopping)
         return;
     notify_reloading(&s->notify);
-    if (load_again(s, &err) < 0) {
+    s->config_refused = load_again(s, &err) < 0;
+    show_status(s);
+    if (s->config_refused) {
         log_error("config_reload", LOG_STR("error", err.message),
                   LOG_STR("then", "the old one stays in force"));
-        notify_send(&s->notify, "READY=1");
+        notify_ready(&s->notify);
         return;
     }
     log_setup((enum log_level)s->config.log_level, s->config.log_format == CONFIG_LOG_JSON, "supervisor",
@@ -226,7 +246,7 @@ static void reload(struct supervisor *s)
     TAILQ_FOREACH(w, &s->workflows.all, link)
     workflow_reload(w);
     log_info("config_reload");
-    notify_send(&s->notify, "READY=1");
+    notify_ready(&s->notify);
 }
 
 static void on_signal(void *data, uint32_t events)
@@ -279,6 +299,7 @@ static void on_tick(void *data)
     struct http_server *const servers[] = {s->tcp, s->local, s->api_tcp, s->api_local};
     for (size_t i = 0; i < sizeof servers / sizeof servers[0]; i++)
         http_server_tick(servers[i]);
+    show_status(s);
     notify_watchdog(&s->notify);
     if (loop_timer_set(s->loop, now + CLOCK_S, on_tick, s, &err) < 0)
         log_error("timer", LOG_STR("error", err.message));

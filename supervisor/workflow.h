@@ -154,6 +154,8 @@ void workflow_dispose(struct workflow *workflow);
 
 /* Samples every arena and kills what hangs. Once a second. */
 void workflow_tick(struct workflow_table *table, uint64_t now_ns);
+/* How many are in which state, in words: "12 workflows running, 3 stopped". */
+void workflow_summary(const struct workflow_table *table, char *to, size_t size);
 /* What to show; borrows from the workflow until it changes. Takes a fresh sample. */
 void workflow_view(struct workflow *workflow, uint64_t now_ns, struct status_view *ret_view);
 

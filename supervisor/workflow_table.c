@@ -43,6 +43,29 @@ void workflow_tick(struct workflow_table *table, uint64_t now_ns)
     }
 }
 
+void workflow_summary(const struct workflow_table *table, char *to, size_t size)
+{
+    static const struct {
+        enum workflow_state state;
+        const char *name;
+    } others[] = {
+        {WORKFLOW_STARTING, "starting"}, {WORKFLOW_RESTARTING, "restarting"}, {WORKFLOW_STOPPING, "stopping"},
+        {WORKFLOW_FAILED, "failed"},     {WORKFLOW_FENCED, "fenced"},         {WORKFLOW_FINISHED, "finished"},
+        {WORKFLOW_STOPPED, "stopped"},
+    };
+    size_t counts[WORKFLOW_DELETED + 1] = {0};
+    const struct workflow *w;
+    TAILQ_FOREACH(w, &table->all, link)
+    counts[w->state]++;
+    /* The running ones are named always. */
+    int len = snprintf(to, size, "%zu workflow%s running", counts[WORKFLOW_RUNNING],
+                       counts[WORKFLOW_RUNNING] == 1 ? "" : "s");
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (counts[others[i].state] > 0 && len >= 0 && (size_t)len < size)
+            len +=
+                snprintf(to + len, size - (size_t)len, ", %zu %s", counts[others[i].state], others[i].name);
+}
+
 void workflow_view(struct workflow *w, uint64_t now_ns, struct status_view *ret_view)
 {
     if (w->process.state == PROCESS_ALIVE)
