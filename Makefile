@@ -1,6 +1,7 @@
 # make          builds build/triggerflow-supervisor and build/triggerflow-worker
 # make demo     a workflow of 1,000 tasks whose worker is killed half-way
 # make check    runs every test
+# make install  installs what is built (PREFIX=/usr/local, DESTDIR=)
 # What is needed is installed first (Debian packages). The rest: make help
 .DEFAULT_GOAL := all
 ifeq ($(MAKELEVEL),0)
@@ -62,6 +63,7 @@ SOURCES := $(wildcard common/*.[ch] common/*/*.[ch] worker/*.[ch] worker/*/*.[ch
              tests/*/*.[ch] bench/*.[ch])
 
 .PHONY: all programs tests benches fuzzers demo check check-asan check-tsan lint fuzz bench format clean help \
+        install install-strip uninstall \
         lint-format lint-warnings lint-tidy crash-programs
 .SECONDARY:
 all: programs
@@ -102,6 +104,42 @@ build/packages.%: Makefile
 	@mkdir -p build
 	@flock build/packages.lock .ci/packages $(PACKAGES_$*)
 	@touch $@
+
+# Installing. What is built is installed as it is: root does not build in another user's tree. The systemd units name
+# the folders that are chosen here; a configuration that is there stays.
+PREFIX := /usr/local
+DESTDIR :=
+SYSCONFDIR := $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
+BINDIR := $(PREFIX)/bin
+UNITDIR := $(PREFIX)/lib/systemd/system
+COMPLETIONDIR := $(PREFIX)/share/bash-completion/completions
+DOCDIR := $(PREFIX)/share/doc/triggerflow
+INSTALL_PROGRAM := install -m 755
+CONFIGURATION := $(DESTDIR)$(SYSCONFDIR)/triggerflow/config_map.yaml
+UNITS := $(wildcard systemd/*.service)
+DOCUMENTS := README.md LICENSE $(wildcard docs/*.md) $(shell find examples -type f)
+COMPLETED := $(filter $(BUILD)/triggerflow,$(PROGRAMS))
+install-strip: INSTALL_PROGRAM += -s
+install install-strip:
+	@if [ "$$(id -u)" -ne 0 ] || [ -O . ]; then $(MAKE) programs; \
+	    else $(MAKE) -q programs || { echo "Not built, or not up to date. As the owner of this folder: make"; exit 1; }; fi
+	@$(INSTALL_PROGRAM) -D -t $(DESTDIR)$(BINDIR) $(PROGRAMS)
+	@mkdir -p $(DESTDIR)$(UNITDIR)
+	@for unit in $(UNITS); do sed 's|/usr/local/etc/|$(SYSCONFDIR)/|g; s|/usr/local/|$(PREFIX)/|g' $$unit \
+	    >$(DESTDIR)$(UNITDIR)/$$(basename $$unit) && chmod 644 $(DESTDIR)$(UNITDIR)/$$(basename $$unit) || exit 1; done
+	@for file in $(DOCUMENTS); do mode=644; [ ! -x $$file ] || mode=755; \
+	    install -D -m $$mode $$file $(DESTDIR)$(DOCDIR)/$$file || exit 1; done
+	@for program in $(COMPLETED); do mkdir -p $(DESTDIR)$(COMPLETIONDIR) && \
+	    $$program completion bash >$(DESTDIR)$(COMPLETIONDIR)/$$(basename $$program) || exit 1; done
+	@[ -e $(CONFIGURATION) ] || install -D -m 644 examples/config_map.yaml $(CONFIGURATION)
+	@echo 'Installed in $(DESTDIR)$(PREFIX); the configuration is $(CONFIGURATION)'
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(PROGRAMS))) $(DESTDIR)$(COMPLETIONDIR)/triggerflow \
+	    $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS)))
+	rm -rf $(DESTDIR)$(DOCDIR)
+	@if cmp -s examples/config_map.yaml $(CONFIGURATION); then rm -f $(CONFIGURATION); \
+	    rmdir $(dir $(CONFIGURATION)) 2>/dev/null || true; fi
+	@[ ! -e $(CONFIGURATION) ] || echo 'The configuration stays: $(CONFIGURATION)'
 
 demo: programs | build/packages.demo
 	@examples/demo/run $(BUILD)
@@ -160,8 +198,9 @@ help:
 	@echo 'make lint        format, warnings, clang-tidy'
 	@echo 'make fuzz        fuzz targets, SECONDS=30 each'
 	@echo 'make bench       speed and memory'
+	@echo 'make install     installs what is built: PREFIX=/usr/local, DESTDIR=; also install-strip, uninstall'
 	@echo 'make format      formats the sources'
 	@echo 'make clean       removes build/'
 	@echo 'Variables: SAN=asan|tsan|crash (another build), WERROR=1, V=1 (shows commands), CFLAGS, LDFLAGS'
 
--include $(shell find build -name '*.d' 2>/dev/null)
+-include $(shell find build -name '*.d' -type f 2>/dev/null)
