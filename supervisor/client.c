@@ -287,3 +287,14 @@ int client_status(const char *run_directory, const struct client_status *options
     return options->watch ? watch(run_directory, options, buffer_text(&path))
                           : show_once(run_directory, options, buffer_text(&path));
 }
+
+int client_health(const char *run_directory)
+{
+    BUFFER_AUTO body = BUFFER_INIT;
+    long status = 0;
+    int code = get(run_directory, "/healthz", &body, &status);
+    if (code != SUPERVISOR_OK)
+        return code;
+    puts(buffer_text(&body));
+    return status == 200 ? SUPERVISOR_OK : SUPERVISOR_ERROR;
+}

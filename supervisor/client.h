@@ -1,4 +1,4 @@
-/* The commands that talk to a running supervisor: stop, reload, status. Each returns an exit code
+/* The commands that talk to a running supervisor: stop, reload, status, health. Each returns an exit code
  * (supervisor.h) and prints what went wrong to standard error. */
 #pragma once
 
@@ -14,3 +14,5 @@ struct client_status {
     bool watch;
 };
 int client_status(const char *run_directory, const struct client_status *options);
+/* Whether it answers: for programs that watch it. */
+int client_health(const char *run_directory);

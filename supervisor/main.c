@@ -19,7 +19,7 @@
 
 static const char usage[] =
     "Usage: triggerflow-supervisor start [--daemon] [OPTION]...\n"
-    "       triggerflow-supervisor stop | reload [OPTION]...\n"
+    "       triggerflow-supervisor stop | reload | health [OPTION]...\n"
     "       triggerflow-supervisor status [WORKSPACE] [--json] [--watch] [OPTION]...\n"
     "\n"
     "Runs one worker process for each workspace of the storage, and the controller API.\n"
@@ -28,6 +28,7 @@ static const char usage[] =
     "  stop       tells the running supervisor to stop, and waits for its end\n"
     "  reload     tells it to read its configuration again (SIGHUP)\n"
     "  status     shows its workspaces, or one of them\n"
+    "  health     0 when it answers, for health checks\n"
     "\n"
     "  --config FILE          configuration (default: $TRIGGERFLOW_CONFIG_MAP_FILE)\n"
     "  --run-directory DIR    where its lock and its socket are (default: as configured)\n"
@@ -108,11 +109,13 @@ static int parse(int argc, char **argv, struct arguments *ret)
     if (code != SUPERVISOR_OK)
         return code;
     if (optind >= argc)
-        return usage_error("no command:", "start, stop, reload or status");
+        return usage_error("no command:", "start, stop, reload, status or health");
     ret->command = argv[optind++];
     bool start = strcmp(ret->command, "start") == 0;
     bool status = strcmp(ret->command, "status") == 0;
-    if (!start && !status && strcmp(ret->command, "stop") != 0 && strcmp(ret->command, "reload") != 0)
+    bool other = strcmp(ret->command, "stop") == 0 || strcmp(ret->command, "reload") == 0 ||
+                 strcmp(ret->command, "health") == 0;
+    if (!start && !status && !other)
         return usage_error("unknown command", ret->command);
     if (status && optind < argc)
         ret->workspace = argv[optind++];
@@ -271,6 +274,8 @@ int main(int argc, char **argv)
         code = client_stop(run_directory, config.stop_timeout_ns);
     else if (strcmp(arguments.command, "reload") == 0)
         code = client_reload(run_directory);
+    else if (strcmp(arguments.command, "health") == 0)
+        code = client_health(run_directory);
     else
         code = client_status(run_directory,
                              &(struct client_status){arguments.workspace, arguments.json, arguments.watch});

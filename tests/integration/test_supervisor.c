@@ -88,6 +88,7 @@ static void test_commands(void **state)
     assert_int_equal(bed_command(bed, "stop", NULL, NULL), 3);
     assert_int_equal(bed_command(bed, "status", NULL, NULL), 3);
     assert_int_equal(bed_command(bed, "reload", NULL, NULL), 3);
+    assert_int_equal(bed_command(bed, "health", NULL, NULL), 3);
     assert_int_equal(bed_command(bed, "nonsense", NULL, NULL), 2);
     assert_int_equal(bed_command(bed, "stop", "--json", NULL), 2);
     assert_int_equal(bed_command(bed, "--version", NULL, NULL), 0);
@@ -112,6 +113,8 @@ static void test_commands(void **state)
     assert_int_equal(bed_command(bed, "status", "ok1", "--json"), 0);
     assert_true(bed_output_has(bed, "\"generation\""));
     assert_int_equal(bed_command(bed, "status", "absent", NULL), 1);
+    assert_int_equal(bed_command(bed, "health", NULL, NULL), 0);
+    assert_true(bed_output_has(bed, "{\"status\":\"ok\"}"));
     assert_int_equal(bed_command(bed, "reload", NULL, NULL), 0);
     AWAIT(bed_text_is(bed, "ok1", "worker.reloaded", "true"));
     assert_int_equal(bed_command(bed, "stop", NULL, NULL), 0);
