@@ -11,6 +11,7 @@
 #include "common/ipc.h"
 #include "common/log.h"
 #include "common/storage/storage.h"
+#include "worker/check.h"
 #include "worker/forkserver.h"
 #include "worker/worker.h"
 
@@ -122,6 +123,8 @@ int main(int argc, char **argv)
     struct arguments arguments = {0};
     if (argc == 2 && !strcmp(argv[1], "--forkserver"))
         return forkserver_run(argc, argv);
+    if (argc == 2 && !strcmp(argv[1], "--check"))
+        return check_run();
     int status = parse(argc, argv, &arguments);
     if (status >= 0)
         return status;

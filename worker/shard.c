@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 #include "common/clock.h"
 #include "common/cloudevent.h"
@@ -23,6 +21,7 @@
 #include "worker/crash.h"
 #include "worker/deadletter.h"
 #include "worker/executor.h"
+#include "worker/firing.h"
 #include "worker/intent.h"
 #include "worker/keys.h"
 #include "worker/record.h"
@@ -70,12 +69,9 @@ struct shard {
     struct buffer scratch;
 };
 
-struct firing {
+struct shard_firing {
+    struct firing firing;
     struct shard *shard;
-    struct trigger *trigger;
-    const struct cloudevent *event;
-    uint64_t number;
-    uint32_t emitted;
 };
 
 static struct shard_cut *current(struct shard *s)
@@ -85,44 +81,21 @@ static struct shard_cut *current(struct shard *s)
 
 /* --- what a firing action may do --- */
 
-const struct cloudevent *firing_event(const struct firing *firing)
+static struct shard *shard_of(struct firing *firing)
 {
-    return firing->event;
+    return ((struct shard_firing *)(void *)firing)->shard;
 }
 
-const char *firing_workspace(const struct firing *firing)
+static int emit(struct firing *firing, const struct cloudevent *event, struct error *err)
 {
-    return firing->shard->worker->workspace;
+    struct shard *s = shard_of(firing);
+    return internal_emit(s->worker->internal, event, s->epoch, err);
 }
 
-const char *firing_trigger(const struct firing *firing)
-{
-    return firing->trigger->id;
-}
-
-void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTION_KEY_MAX])
-{
-    const struct trigger *t = firing->trigger;
-    uint64_t numbers[2] = {firing->number, element};
-    XXH3_state_t state;
-    XXH3_128bits_reset(&state);
-    XXH3_128bits_update(&state, firing->shard->worker->creation, strlen(firing->shard->worker->creation) + 1);
-    XXH3_128bits_update(&state, t->identity, t->identity_len + 1);
-    XXH3_128bits_update(&state, numbers, sizeof numbers);
-    XXH128_hash_t h = XXH3_128bits_digest(&state);
-    snprintf(ret_key, ACTION_KEY_MAX, "%016llx%016llx", (unsigned long long)h.high64,
-             (unsigned long long)h.low64);
-}
-
-int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err)
-{
-    return internal_emit(firing->shard->worker->internal, event, firing->shard->epoch, err);
-}
-
-int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
+static int intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
                   size_t body_len, struct error *err)
 {
-    struct shard *s = firing->shard;
+    struct shard *s = shard_of(firing);
     struct intent *intent;
     char field[INTENT_FIELD_MAX];
     snprintf(field, sizeof field, "%020llu-%02u-%08u", (unsigned long long)s->epoch, s->index, s->n_intents);
@@ -144,15 +117,18 @@ int firing_intend(struct firing *firing, const struct action_type *action, const
     return 0;
 }
 
-void firing_finish(struct firing *firing)
+static void finish(struct firing *firing)
 {
-    struct shard_cut *cut = current(firing->shard);
+    struct shard *s = shard_of(firing);
+    struct shard_cut *cut = current(s);
     cut->finished++;
     snprintf(cut->finished_trigger, sizeof cut->finished_trigger, "%s", firing->trigger->id);
     for (size_t len = strlen(cut->finished_trigger); !utf8_valid(cut->finished_trigger, len);)
         cut->finished_trigger[--len] = '\0'; /* cut inside a character */
-    checkpoint_intent_waits(firing->shard->worker->checkpoint);
+    checkpoint_intent_waits(s->worker->checkpoint);
 }
+
+static const struct firing_type into_epoch = {.emit = emit, .intend = intend, .finish = finish};
 
 /* --- events --- */
 
@@ -190,12 +166,18 @@ static void dead_letter(struct shard *s, struct record_event *r, const struct cl
 
 static void fire(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event)
 {
-    struct firing firing = {.shard = s, .trigger = t, .event = event, .number = ++t->firings};
+    struct shard_firing firing = {.firing = {.type = &into_epoch,
+                                             .workspace = s->worker->workspace,
+                                             .creation = s->worker->creation,
+                                             .trigger = t,
+                                             .event = event,
+                                             .number = ++t->firings},
+                                  .shard = s};
     struct error err;
     t->fired = true;
     mark_dirty(s, t);
     crash_point("fire");
-    if (t->action->fire(t->action_state, &firing, &err) < 0)
+    if (t->action->fire(t->action_state, &firing.firing, &err) < 0)
         dead_letter(s, r, event, "action_failed", err.message, t);
     current(s)->fired++;
     arena_add(&s->stats->fired, 1);

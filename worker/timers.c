@@ -206,12 +206,6 @@ static const struct source *source_named(const struct worker *w, const struct bu
     return NULL;
 }
 
-static bool is_own_class(const char *name, size_t len)
-{
-    return (len == 19 && !memcmp(name, "InternalEventSource", len)) ||
-           (len == 15 && !memcmp(name, "HTTPEventSource", len));
-}
-
 /* Where the event goes: *ret_target gets the `event_source` of an EMIT's body, or nothing: into the workflow
  * itself. One of the workspace's event sources is meant by its name, so that repeats are recognised. */
 static int find_target(const struct worker *w, const struct json_value *root, struct buffer *ret_target,
@@ -227,13 +221,13 @@ static int find_target(const struct worker *w, const struct json_value *root, st
     bool classed = json_member(&source, "class", &class_name);
     if (classed && class_name.type != JSON_STRING)
         return error_set(err, ERROR_INVALID, "event_source.class is not a string");
-    if (known && is_own_class(known->type->class_name, strlen(known->type->class_name)))
+    if (known && source_is_own(known->type->class_name, strlen(known->type->class_name)))
         return 0;
     if (known) {
         buffer_append_json(ret_target, text.data, text.len);
         return 0;
     }
-    if (classed && is_own_class(class_name.text, class_name.len))
+    if (classed && source_is_own(class_name.text, class_name.len))
         return 0;
     if (!classed && !text.len)
         return 0;

@@ -209,6 +209,18 @@ static int fill(struct trigger *t, const char *id, size_t id_len, const struct j
     return 0;
 }
 
+/* The original client sends pickled functions under the name PYTHON_CALLABLE. */
+static int unknown(const char *what, const struct json_value *name, void (*write_names)(struct buffer *),
+                   struct error *err)
+{
+    if (json_equals(name, "PYTHON_CALLABLE", 15))
+        return error_set(err, ERROR_INVALID, "%s PYTHON_CALLABLE: Python functions cannot be run here", what);
+    BUFFER_AUTO known = BUFFER_INIT;
+    write_names(&known);
+    return error_set(err, ERROR_INVALID, "unknown %s %.*s; known: %s", what,
+                     (int)(name->len < 80 ? name->len : 80), name->text, buffer_text(&known));
+}
+
 int trigger_new(const char *id, size_t id_len, const char *document, size_t document_len, unsigned n_shards,
                 struct trigger **ret_trigger, struct error *err)
 {
@@ -218,12 +230,10 @@ int trigger_new(const char *id, size_t id_len, const char *document, size_t docu
         return -1;
     const struct condition_type *condition = condition_find(d.condition_name.text, d.condition_name.len);
     if (!condition)
-        return error_set(err, ERROR_INVALID, "unknown condition %.*s", (int)d.condition_name.len,
-                         d.condition_name.text);
+        return unknown("condition", &d.condition_name, condition_names, err);
     const struct action_type *action = action_find(d.action_name.text, d.action_name.len);
     if (!action)
-        return error_set(err, ERROR_INVALID, "unknown action %.*s", (int)d.action_name.len,
-                         d.action_name.text);
+        return unknown("action", &d.action_name, action_names, err);
     size_t size = (sizeof(struct trigger) + condition->state_size + TRIGGER_ALIGNMENT - 1) &
                   ~(size_t)(TRIGGER_ALIGNMENT - 1);
     struct trigger *t = aligned_alloc(TRIGGER_ALIGNMENT, size);
@@ -265,7 +275,7 @@ bool trigger_same(const struct trigger *trigger, const char *document, size_t do
     return !text.failed && arena_name_hash(text.data, text.len) == trigger->definition;
 }
 
-static void write_context(const struct trigger *t, struct buffer *out)
+void trigger_write_context(const struct trigger *t, struct buffer *out)
 {
     buffer_append_char(out, '{');
     size_t start = out->len;
@@ -305,7 +315,7 @@ int trigger_patch(struct trigger *trigger, const struct json_value *members, str
     struct json_value after;
     BUFFER_AUTO old = BUFFER_INIT;
     BUFFER_AUTO patched = BUFFER_INIT;
-    write_context(trigger, &old);
+    trigger_write_context(trigger, &old);
     if (old.failed)
         return error_set(err, ERROR_MEMORY, "out of memory");
     if (json_scan(old.data, old.len, &before, err) < 0)
@@ -330,7 +340,7 @@ void trigger_write(const struct trigger *trigger, const char *timestamp, struct 
     buffer_append_char(out, '{');
     buffer_append(out, trigger->text, trigger->document_len);
     buffer_append_text(out, ",\"context\":");
-    write_context(trigger, out);
+    trigger_write_context(trigger, out);
     buffer_append_text(out, ",\"timestamp\":\"");
     buffer_append_text(out, timestamp);
     buffer_append_text(out, "\"}");

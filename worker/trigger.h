@@ -80,6 +80,8 @@ bool trigger_same(const struct trigger *trigger, const char *document, size_t do
  * changed when it fails: ERROR_INVALID as the condition says, ERROR_MEMORY. Thread: shard. */
 int trigger_patch(struct trigger *trigger, const struct json_value *members, struct error *err);
 
+/* Appends the present context, a JSON object. Thread: shard. */
+void trigger_write_context(const struct trigger *trigger, struct buffer *out);
 /* Appends the document with the present context and this timestamp (ISO 8601, without quotes). Thread: shard.
  */
 void trigger_write(const struct trigger *trigger, const char *timestamp, struct buffer *out);

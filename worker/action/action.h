@@ -28,12 +28,20 @@ struct action_type {
     /* Begins a committed intent; its end is reported with executor_done(). NULL: never has intents. Thread:
      * executor. */
     void (*start)(struct executor *executor, struct intent *intent);
+
+    /* Registration (worker/check.h) is stricter than load, which takes whatever has been stored: the members
+     * of the action's document besides `name` (NULL-terminated; NULL: none), and what they must be like.
+     * Errors: ERROR_INVALID naming member and value. */
+    const char *const *parameters;
+    int (*check)(const struct json_value *action, struct error *err); /* NULL: as load says */
 };
 
 /* NULL when there is none of this name. */
 const struct action_type *action_find(const char *name, size_t len);
+/* Appends the names of all, as "A, B, C". */
+void action_names(struct buffer *out);
 
-/* --- for actions, while they fire (implemented by the shard) --- */
+/* --- for actions, while they fire (see firing.h) --- */
 
 #define ACTION_KEY_MAX 33 /* hex of 128 bits, and NUL */
 

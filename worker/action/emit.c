@@ -3,6 +3,9 @@
  *
  *     {"name":"EMIT","event_source":NAME,"event":{"type","subject",...}}
  *
+ * `event_source` may also be the document of an event source that is not stored ({"class","parameters"}); one
+ * of an own class (internal, HTTP) means the workflow itself.
+ *
  * `event` gives the attributes of the event to emit; subject and data default to those of the event that
  * fired the trigger, source to urn:triggerflow:<workspace>:<trigger>, time to now; the id is always the
  * idempotency key of the firing, so that consumers can drop repeats. */
@@ -20,12 +23,13 @@
 #include "worker/emission.h"
 #include "worker/executor.h"
 #include "worker/intent.h"
+#include "worker/source/source.h"
 #include "worker/worker.h"
 
 #define MAX_ATTEMPTS_UNKNOWN_SOURCE 6
 
 struct emit {
-    char *event_source; /* NULL: into the workflow itself */
+    char *event_source; /* JSON, a name or a document; NULL: into the workflow itself */
     size_t event_source_len;
     char *text;              /* the event's JSON document */
     struct buffer scratch;   /* its unescaped strings */
@@ -43,20 +47,38 @@ static void unload(void *state)
     free(e);
 }
 
+/* Whether an event source that is given as a document can be published to; *ret_own: it is the workflow
+ * itself. */
+static int read_given(const struct json_value *document, bool *ret_own, struct error *err)
+{
+    struct json_value value;
+    if (!json_member(document, "class", &value) || value.type != JSON_STRING)
+        return error_set(err, ERROR_INVALID, "event_source.class is missing or not a string");
+    *ret_own = source_is_own(value.text, value.len);
+    const struct source_type *type = source_find(value.text, value.len);
+    if (!*ret_own && (!type || !type->sink_open))
+        return error_set(err, ERROR_INVALID, "event_source: class %.*s cannot be published to",
+                         (int)(value.len < 80 ? value.len : 80), value.text);
+    if (!*ret_own && (!json_member(document, "parameters", &value) || value.type != JSON_OBJECT))
+        return error_set(err, ERROR_INVALID, "event_source.parameters is missing or not an object");
+    return 0;
+}
+
 static int read_target(struct emit *e, const struct json_value *action, struct error *err)
 {
     struct json_value value;
+    bool own = false;
     if (!json_member(action, "event_source", &value) || value.type == JSON_NULL)
         return 0;
-    if (value.type != JSON_STRING || !value.len)
+    if (value.type == JSON_OBJECT && read_given(&value, &own, err) < 0)
+        return -1;
+    if (value.type != JSON_OBJECT && (value.type != JSON_STRING || !value.len))
         return error_set(err, ERROR_INVALID, "event_source is not the name of an event source");
-    BUFFER_AUTO name = BUFFER_INIT;
-    json_unescape(&value, &name);
-    e->event_source = name.failed ? NULL : strndup(name.data, name.len);
-    if (!e->event_source)
-        return error_set(err, ERROR_MEMORY, "out of memory");
-    e->event_source_len = strlen(e->event_source);
-    return 0;
+    if (own)
+        return 0;
+    const char *raw = json_raw(&value, &e->event_source_len);
+    e->event_source = strndup(raw, e->event_source_len);
+    return e->event_source ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
 }
 
 static int load(const struct json_value *action, void **ret_state, struct error *err)
@@ -134,7 +156,7 @@ static int fire(const void *state, struct firing *firing, struct error *err)
         return firing_emit(firing, &event, err);
     BUFFER_AUTO body = BUFFER_INIT;
     buffer_append_text(&body, "{\"event_source\":");
-    buffer_append_json(&body, e->event_source, e->event_source_len);
+    buffer_append(&body, e->event_source, e->event_source_len);
     buffer_append_text(&body, ",\"event\":");
     cloudevent_write(&event, &body);
     buffer_append_char(&body, '}');
@@ -143,7 +165,7 @@ static int fire(const void *state, struct firing *firing, struct error *err)
     return firing_intend(firing, &action_emit, key, body.data, body.len, err);
 }
 
-/* To an event source that is not stored (of a timer). */
+/* To an event source that is not stored. */
 static void start_given(struct executor *executor, struct intent *intent, const struct json_value *document)
 {
     struct error err;
@@ -188,5 +210,40 @@ static void start(struct executor *executor, struct intent *intent)
     executor_publish(sink, intent);
 }
 
-const struct action_type action_emit = {
-    .name = "EMIT", .load = load, .unload = unload, .fire = fire, .start = start};
+static int check_event(const struct json_value *document, struct error *err)
+{
+    struct cloudevent event;
+    size_t len;
+    BUFFER_AUTO scratch = BUFFER_INIT;
+    const char *raw = json_raw(document, &len);
+    if (cloudevent_parse(&event, raw, len, &scratch, err) < 0)
+        return -1;
+    set(&event, CE_ID, "1");
+    if (!has(&event, CE_SPECVERSION))
+        set(&event, CE_SPECVERSION, "1.0");
+    if (!has(&event, CE_SOURCE))
+        set(&event, CE_SOURCE, "urn:triggerflow");
+    return cloudevent_conforms(&event, err);
+}
+
+/* load has accepted it. */
+static int check(const struct json_value *action, struct error *err)
+{
+    struct json_value value;
+    if (json_member(action, "event_source", &value) && value.type == JSON_OBJECT &&
+        source_check_target(&value, err) < 0)
+        return error_prefix(err, "event_source");
+    if (json_member(action, "event", &value) && check_event(&value, err) < 0)
+        return error_prefix(err, "event");
+    return 0;
+}
+
+static const char *const parameters[] = {"event_source", "event", NULL};
+
+const struct action_type action_emit = {.name = "EMIT",
+                                        .load = load,
+                                        .unload = unload,
+                                        .fire = fire,
+                                        .start = start,
+                                        .parameters = parameters,
+                                        .check = check};

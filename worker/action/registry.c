@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "common/buffer.h"
+
 extern const struct action_type action_pass;
 extern const struct action_type action_terminate;
 extern const struct action_type action_emit;
@@ -18,4 +20,10 @@ const struct action_type *action_find(const char *name, size_t len)
         if (strlen(types[i]->name) == len && !memcmp(types[i]->name, name, len))
             return types[i];
     return NULL;
+}
+
+void action_names(struct buffer *out)
+{
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        buffer_printf(out, "%s%s", i ? ", " : "", types[i]->name);
 }

@@ -36,7 +36,15 @@ struct condition_type {
     bool (*counted)(const void *state);
     /* What an evaluation has come to, for people. NULL: there is nothing to tell. Thread: shard. */
     enum decision_kind (*explain)(const void *state, int64_t ret_operands[2]);
+
+    /* Registration (worker/check.h) is stricter than load, which takes whatever has been stored: the members
+     * of the condition's own document besides `name` (NULL-terminated; NULL: none), and what the context must
+     * be like. Errors: ERROR_INVALID naming member and value. */
+    const char *const *parameters;
+    int (*check)(const struct json_value *context, struct error *err); /* NULL: as load says */
 };
 
 /* NULL when there is none of this name. */
 const struct condition_type *condition_find(const char *name, size_t len);
+/* Appends the names of all, as "A, B, C". */
+void condition_names(struct buffer *out);

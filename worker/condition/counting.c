@@ -9,6 +9,8 @@
 
 #define TARGET_UNKNOWN -1 /* may become known later: nothing is reached until then */
 
+#define COUNTER_MAX (INT64_MAX / 2) /* stored: so that it can be counted on */
+
 struct counting {
     int64_t counter;
     int64_t target;
@@ -40,8 +42,9 @@ static int load_counting(struct counting *c, const struct json_value *context, c
     if (load_integer(context, "counter", 0, &c->counter, err) < 0 ||
         load_integer(context, target, TARGET_UNKNOWN, &c->target, err) < 0)
         return -1;
-    if (c->counter < 0)
-        return error_set(err, ERROR_INVALID, "context.counter is %lld, below zero", (long long)c->counter);
+    if (c->counter < 0 || c->counter > COUNTER_MAX)
+        return error_set(err, ERROR_INVALID, "context.counter is %lld, %s", (long long)c->counter,
+                         c->counter < 0 ? "below zero" : "too large");
     struct json_value value;
     if (needed && (!json_member(context, target, &value) || value.type == JSON_NULL))
         return error_set(err, ERROR_INVALID, "context.%s is missing", target);
@@ -96,6 +99,37 @@ static int load_function_join(void *state, const struct json_value *context, str
 static int load_threshold(void *state, const struct json_value *context, struct error *err)
 {
     return load_counting(state, context, "threshold", true, err);
+}
+
+/* Registration: a target that can be reached. unknown: it may be told later (absent, null, 0 or -1). */
+static int check_target(const struct json_value *context, const char *target, bool unknown, struct error *err)
+{
+    int64_t value;
+    struct json_value given;
+    if (load_integer(context, target, TARGET_UNKNOWN, &value, err) < 0)
+        return -1;
+    if (value > 0 || (unknown && value >= TARGET_UNKNOWN))
+        return 0;
+    json_member(context, target, &given);
+    size_t len;
+    const char *raw = json_raw(&given, &len);
+    return error_set(err, ERROR_INVALID, "context.%s is %.*s, not a positive whole number", target,
+                     (int)(len < 80 ? len : 80), raw);
+}
+
+static int check_join(const struct json_value *context, struct error *err)
+{
+    return check_target(context, "join", false, err);
+}
+
+static int check_function_join(const struct json_value *context, struct error *err)
+{
+    return check_target(context, "total_activations", true, err);
+}
+
+static int check_threshold(const struct json_value *context, struct error *err)
+{
+    return check_target(context, "threshold", false, err);
 }
 
 /* True once: when the counter passes from below the target to it. */
@@ -164,6 +198,7 @@ const struct condition_type condition_join = {
     .store = store_counting,
     .counted = counted,
     .explain = explain_join,
+    .check = check_join,
 };
 const struct condition_type condition_function_join = {
     .name = "FUNCTION_JOIN",
@@ -175,6 +210,7 @@ const struct condition_type condition_function_join = {
     .store = store_counting,
     .counted = counted,
     .explain = explain_function_join,
+    .check = check_function_join,
 };
 const struct condition_type condition_counter_threshold = {
     .name = "COUNTER_THRESHOLD",
@@ -185,4 +221,5 @@ const struct condition_type condition_counter_threshold = {
     .store = store_counting,
     .counted = counted,
     .explain = explain_threshold,
+    .check = check_threshold,
 };

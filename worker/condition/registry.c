@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "common/buffer.h"
+
 extern const struct condition_type condition_true;
 extern const struct condition_type condition_join;
 extern const struct condition_type condition_function_join;
@@ -20,4 +22,10 @@ const struct condition_type *condition_find(const char *name, size_t len)
         if (strlen(types[i]->name) == len && !memcmp(types[i]->name, name, len))
             return types[i];
     return NULL;
+}
+
+void condition_names(struct buffer *out)
+{
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        buffer_printf(out, "%s%s", i ? ", " : "", types[i]->name);
 }

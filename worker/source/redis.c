@@ -112,6 +112,15 @@ static int init(struct source *source, const struct json_value *parameters, stru
     return 0;
 }
 
+static int check(const struct json_value *parameters, struct error *err)
+{
+    struct redis_parameters p;
+    if (redis_parameters_read(parameters, &p, err) < 0)
+        return -1;
+    redis_parameters_done(&p);
+    return 0;
+}
+
 static void done(struct source *source)
 {
     struct redis_source *s = state_of(source);
@@ -653,4 +662,6 @@ const struct source_type source_redis = {
     .sink_open = redis_sink_open,
     .sink_publish = redis_sink_publish,
     .sink_close = redis_sink_close,
+    .parameters = redis_parameters_known,
+    .check = check,
 };

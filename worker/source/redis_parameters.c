@@ -7,6 +7,9 @@
 #include "common/error.h"
 #include "common/json.h"
 
+const char *const redis_parameters_known[] = {"host", "port",   "db",       "username", "password", "stream",
+                                              "tls",  "tls_ca", "tls_cert", "tls_key",  "trim",     NULL};
+
 static int wrong(const char *name, const struct json_value *value, const char *wanted, struct error *err)
 {
     size_t len;

@@ -20,6 +20,9 @@ struct redis_parameters {
     bool trim;
 };
 
+/* The names of all of them, NULL-terminated. */
+extern const char *const redis_parameters_known[];
+
 /* Errors: ERROR_INVALID naming the parameter and its value (never the password). */
 int redis_parameters_read(const struct json_value *json, struct redis_parameters *ret_parameters,
                           struct error *err);

@@ -32,33 +32,149 @@ extern const struct source_type source_internal;
 #define WAIT_TIMEOUT (30 * CLOCK_S) /* a net under every sleep */
 #define BEAT_EVERY (20 * CLOCK_MS)  /* while it waits for others: it is not the one that hangs */
 
-/* Checks {"name","class","parameters"} and finds the class. */
-static int read_document(struct source *s, struct json_value *ret_parameters, struct error *err)
+/* An event source's document, as far as all classes have it. */
+struct definition {
+    const struct source_type *type;
+    struct json_value parameters;
+    bool consume;
+    bool on_recreated_stop;
+};
+
+static int read_common(const struct json_value *parameters, struct definition *d, struct error *err)
 {
-    struct json_value root;
     struct json_value value;
-    if (json_scan(s->document, s->document_len, &root, err) < 0)
-        return -1;
-    if (root.type != JSON_OBJECT)
-        return error_set(err, ERROR_INVALID, "is %s, not an object", json_type_name(root.type));
-    if (!json_member(&root, "class", &value) || value.type != JSON_STRING)
-        return error_set(err, ERROR_INVALID, "member class is missing or not a string");
-    s->type = source_find(value.text, value.len);
-    if (!s->type || (s->type == &source_internal && s->index))
-        return error_set(err, ERROR_INVALID, "unknown class %.*s", (int)value.len, value.text);
-    if (!json_member(&root, "parameters", ret_parameters) || ret_parameters->type != JSON_OBJECT)
-        return error_set(err, ERROR_INVALID, "member parameters is missing or not an object");
-    if (json_member(ret_parameters, "consume", &value)) {
+    if (json_member(parameters, "consume", &value)) {
         if (value.type != JSON_TRUE && value.type != JSON_FALSE)
             return error_set(err, ERROR_INVALID, "parameter consume is neither true nor false");
-        s->consume = value.type == JSON_TRUE;
+        d->consume = value.type == JSON_TRUE;
     }
-    if (json_member(ret_parameters, "on_recreated", &value)) {
+    if (json_member(parameters, "on_recreated", &value)) {
         if (value.type != JSON_STRING ||
             (!json_equals(&value, "start", 5) && !json_equals(&value, "stop", 4)))
             return error_set(err, ERROR_INVALID, "parameter on_recreated is neither start nor stop");
-        s->on_recreated_stop = json_equals(&value, "stop", 4);
+        d->on_recreated_stop = json_equals(&value, "stop", 4);
     }
+    return 0;
+}
+
+static int unknown_class(const struct json_value *name, struct error *err)
+{
+    BUFFER_AUTO known = BUFFER_INIT;
+    source_names(&known);
+    return error_set(err, ERROR_INVALID, "unknown class %.*s; known: %s",
+                     (int)(name->len < 80 ? name->len : 80), name->text, buffer_text(&known));
+}
+
+/* Checks {"name","class","parameters"} and finds the class. own: it may be that of the internal source. */
+static int read_definition(const struct json_value *root, bool own, struct definition *ret_definition,
+                           struct error *err)
+{
+    struct definition d = {.consume = true};
+    struct json_value value;
+    if (root->type != JSON_OBJECT)
+        return error_set(err, ERROR_INVALID, "is %s, not an object", json_type_name(root->type));
+    if (!json_member(root, "class", &value) || value.type != JSON_STRING)
+        return error_set(err, ERROR_INVALID, "member class is missing or not a string");
+    d.type = source_find(value.text, value.len);
+    if (!d.type || (d.type == &source_internal && !own))
+        return unknown_class(&value, err);
+    if (!json_member(root, "parameters", &d.parameters) || d.parameters.type != JSON_OBJECT)
+        return error_set(err, ERROR_INVALID, "member parameters is missing or not an object");
+    if (read_common(&d.parameters, &d, err) < 0)
+        return -1;
+    *ret_definition = d;
+    return 0;
+}
+
+static bool is_one_of(const struct json_value *name, const char *const *names)
+{
+    for (; names && *names; names++)
+        if (json_equals(name, *names, strlen(*names)))
+            return true;
+    return false;
+}
+
+/* Fails for a member that is in neither list, which it names, but not its value. */
+static int check_known(const struct json_value *object, const char *what, const char *const *names,
+                       const char *const *more, struct error *err)
+{
+    struct json_iter iter;
+    struct json_value name, value;
+    json_iter_init(&iter, object);
+    while (json_next(&iter, &name, &value))
+        if (!is_one_of(&name, names) && !is_one_of(&name, more))
+            return error_set(err, ERROR_INVALID, "unknown %s %.*s", what,
+                             (int)(name.len < 80 ? name.len : 80), name.text);
+    return 0;
+}
+
+static int check_parameters(const struct definition *d, struct error *err)
+{
+    static const char *const common[] = {"consume", "on_recreated", NULL};
+    if (check_known(&d->parameters, "parameter", common, d->type->parameters, err) < 0 ||
+        (d->type->check && d->type->check(&d->parameters, err) < 0))
+        return error_prefix(err, "%s", d->type->class_name);
+    return 0;
+}
+
+static int check_name(const struct json_value *document, bool needed, struct error *err)
+{
+    struct json_value name;
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (!json_member(document, "name", &name) || name.type == JSON_NULL)
+        return needed ? error_set(err, ERROR_INVALID, "member name is missing") : 0;
+    if (name.type != JSON_STRING)
+        return error_set(err, ERROR_INVALID, "member name is %s, not a string", json_type_name(name.type));
+    json_unescape(&name, &text);
+    if (!text.len || text.len > SOURCE_NAME_MAX || memchr(text.data, '\0', text.len))
+        return error_set(err, ERROR_INVALID, "member name is not a text of 1 to %d bytes without NUL",
+                         SOURCE_NAME_MAX);
+    if (!strcmp(buffer_text(&text), "internal"))
+        return error_set(err, ERROR_INVALID, "the name internal is that of the workflow's own event source");
+    return 0;
+}
+
+static const char *const members[] = {"name", "class", "parameters", NULL};
+
+int source_check(const struct json_value *document, struct error *err)
+{
+    struct definition d;
+    if (read_definition(document, false, &d, err) < 0 || check_name(document, true, err) < 0 ||
+        check_known(document, "member", members, NULL, err) < 0)
+        return -1;
+    return check_parameters(&d, err);
+}
+
+int source_check_target(const struct json_value *document, struct error *err)
+{
+    struct json_value value;
+    struct definition d;
+    if (document->type != JSON_OBJECT)
+        return error_set(err, ERROR_INVALID, "is %s, not an object", json_type_name(document->type));
+    if (check_known(document, "member", members, NULL, err) < 0)
+        return -1;
+    if (!json_member(document, "class", &value))
+        return check_name(document, false, err);
+    if (value.type == JSON_STRING && source_is_own(value.text, value.len))
+        return 0;
+    if (read_definition(document, false, &d, err) < 0 || check_name(document, false, err) < 0)
+        return -1;
+    if (!d.type->sink_open)
+        return error_set(err, ERROR_INVALID, "class %s cannot be published to", d.type->class_name);
+    return check_parameters(&d, err);
+}
+
+static int read_document(struct source *s, struct json_value *ret_parameters, struct error *err)
+{
+    struct json_value root;
+    struct definition d;
+    if (json_scan(s->document, s->document_len, &root, err) < 0 ||
+        read_definition(&root, s->index == 0, &d, err) < 0)
+        return -1;
+    s->type = d.type;
+    s->consume = d.consume;
+    s->on_recreated_stop = d.on_recreated_stop;
+    *ret_parameters = d.parameters;
     return 0;
 }
 

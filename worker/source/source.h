@@ -52,6 +52,12 @@ struct source_type {
     /* Publishes the intent's event; its end is reported with executor_done(), whatever happens. */
     void (*sink_publish)(struct sink *sink, struct intent *intent);
     void (*sink_close)(struct sink *sink); /* intents in it are reported as not done */
+
+    /* For registration (worker/check.h): the parameters that the class knows besides those of every class
+     * (NULL-terminated; NULL: none), and what they must be like, as init says it, without a source. Errors:
+     * ERROR_INVALID naming parameter and value. */
+    const char *const *parameters;
+    int (*check)(const struct json_value *parameters, struct error *err); /* NULL: anything goes */
 };
 
 enum { SOURCE_STOPPED = 1 };
@@ -100,6 +106,19 @@ struct source {
 
 /* NULL when there is none of this name. */
 const struct source_type *source_find(const char *class_name, size_t len);
+/* Appends the names of all classes that can be stored, as "A, B". */
+void source_names(struct buffer *out);
+/* Whether what is published to this class goes into the workflow itself: the internal source, HTTP. */
+bool source_is_own(const char *class_name, size_t len);
+
+/* Registration. Whether an event source (a JSON value) can be stored: what source_new says, and that no
+ * member and no parameter is unknown. Errors: ERROR_INVALID naming the member and its value, unless that may
+ * be a secret. Thread: any. */
+#define SOURCE_NAME_MAX 255
+int source_check(const struct json_value *document, struct error *err);
+/* The same for one that is to be published to: a whole document; or without a class, the name of a stored
+ * one; without either, or of an own class, the workflow itself. */
+int source_check_target(const struct json_value *document, struct error *err);
 
 /* Makes a source from its stored document; index is free. Errors: ERROR_INVALID. Thread: checkpoint. */
 int source_new(struct worker *worker, unsigned index, const char *name, size_t name_len, const char *document,

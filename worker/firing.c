@@ -1,0 +1,54 @@
+#include "worker/firing.h"
+
+#include <stdio.h>
+#include <string.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "worker/action/action.h"
+#include "worker/trigger.h"
+
+const struct cloudevent *firing_event(const struct firing *firing)
+{
+    return firing->event;
+}
+
+const char *firing_workspace(const struct firing *firing)
+{
+    return firing->workspace;
+}
+
+const char *firing_trigger(const struct firing *firing)
+{
+    return firing->trigger->id;
+}
+
+void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTION_KEY_MAX])
+{
+    const struct trigger *t = firing->trigger;
+    uint64_t numbers[2] = {firing->number, element};
+    XXH3_state_t state;
+    XXH3_128bits_reset(&state);
+    XXH3_128bits_update(&state, firing->creation, strlen(firing->creation) + 1);
+    XXH3_128bits_update(&state, t->identity, t->identity_len + 1);
+    XXH3_128bits_update(&state, numbers, sizeof numbers);
+    XXH128_hash_t h = XXH3_128bits_digest(&state);
+    snprintf(ret_key, ACTION_KEY_MAX, "%016llx%016llx", (unsigned long long)h.high64,
+             (unsigned long long)h.low64);
+}
+
+int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err)
+{
+    return firing->type->emit(firing, event, err);
+}
+
+int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
+                  size_t body_len, struct error *err)
+{
+    return firing->type->intend(firing, action, key, body, body_len, err);
+}
+
+void firing_finish(struct firing *firing)
+{
+    firing->type->finish(firing);
+}

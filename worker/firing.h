@@ -1,0 +1,29 @@
+/* One firing of a trigger, as its action sees it (action.h has the functions that actions call). Who makes it
+ * fire says where its effects go: a shard into the present epoch, the checker into a description. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct action_type;
+struct cloudevent;
+struct error;
+struct firing;
+struct trigger;
+
+struct firing_type {
+    int (*emit)(struct firing *firing, const struct cloudevent *event, struct error *err);
+    int (*intend)(struct firing *firing, const struct action_type *action, const char *key, const char *body,
+                  size_t body_len, struct error *err);
+    void (*finish)(struct firing *firing);
+};
+
+/* Embedded in its maker's; borrows everything. */
+struct firing {
+    const struct firing_type *type;
+    const char *workspace;
+    const char *creation; /* the workspace's creation value */
+    const struct trigger *trigger;
+    const struct cloudevent *event;
+    uint64_t number; /* of the trigger's firings */
+};
