@@ -19,7 +19,7 @@ V ?=
 SECONDS := 30
 
 PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev \
-                  libhiredis-dev libxxhash-dev libssl-dev
+                  libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev
 PACKAGES_demo := redis-server redis-tools
 PACKAGES_test := libcmocka-dev redis-server redis-tools openssl
 PACKAGES_bench := redis-server redis-tools
@@ -45,7 +45,7 @@ CFLAGS += -g $(FLAGS) $(WARNINGS) $(if $(WERROR),-Werror) -fno-common -fstack-pr
           -pthread $(DEFINES) -MMD -MP
 LDFLAGS += -pie -Wl,-z,relro,-z,now -pthread $(filter -fsanitize%,$(FLAGS))
 EXTRA := $(if $(filter asan,$(SAN)),$(BUILD)/.ci/ubsan.o)
-LDLIBS := -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
+LDLIBS := -lsqlite3 -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
 
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
 programs = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))

@@ -7,9 +7,11 @@
 #include "common/config.h"
 #include "common/error.h"
 #include "common/storage/redis.h"
+#include "common/storage/sqlite.h"
 
 static const struct storage_type *const types[] = {
     &storage_redis,
+    &storage_sqlite,
 };
 
 #define N_TYPES (sizeof types / sizeof types[0])
