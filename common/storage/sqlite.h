@@ -1,4 +1,4 @@
-/* Storage in SQLite files, the embedded default: see sqlite_internal.h. */
+/* Workspaces in SQLite files (see sqlite.c). */
 #pragma once
 
 #include "common/storage/storage.h"

@@ -1,112 +1,54 @@
-/* What workers write to SQLite: claims, commits and the event log. See sqlite_internal.h. Thread: one at a
- * time. */
+/* A worker's two writes to its workspace in SQLite, and its watch. Thread: one at a time. */
 #include <assert.h>
-#include <inttypes.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
+#include "common/clock.h"
 #include "common/error.h"
-#include "common/json.h"
 #include "common/storage/sqlite_internal.h"
 
-/* ---- operations ---- */
-
-/* Whether a stored document has this uuid. */
-static bool has_uuid(const char *document, size_t len, const struct storage_op *op)
-{
-    struct json_value root;
-    struct json_value uuid;
-    if (op->uuid_len == 0)
-        return true;
-    return json_scan(document, len, &root, NULL) == 0 && root.type == JSON_OBJECT &&
-           json_member(&root, "uuid", &uuid) && uuid.type == JSON_STRING &&
-           json_equals(&uuid, op->uuid, op->uuid_len);
-}
-
-static int matches(struct sqlite_storage *s, struct sqlite_db *db, const struct storage_op *op,
-                   struct error *err)
-{
-    const char *value;
-    size_t len;
-    int rc = sqlite_get_field(s, db, op->set, op->key, op->key_len, &value, &len, err);
-    if (rc != 0)
-        return rc;
-    rc = has_uuid(value, len, op) ? 0 : STORAGE_ABSENT;
-    sqlite3_reset(db->field[op->set][VERB_GET]);
-    return rc;
-}
-
-int sqlite_apply(struct sqlite_storage *s, struct sqlite_db *db, const struct storage_op *op,
-                 struct error *err)
-{
-    bool conditional = op->kind == STORAGE_PUT_IF || op->kind == STORAGE_DELETE_IF;
-    bool deletes = op->kind == STORAGE_DELETE || op->kind == STORAGE_DELETE_IF;
-    int rc = conditional ? matches(s, db, op, err) : 0;
-    if (rc != 0)
-        return rc;
-    enum sqlite_verb verb = deletes ? VERB_DELETE : op->kind == STORAGE_PUT_NEW ? VERB_PUT_NEW : VERB_PUT;
-    sqlite3_stmt *statement = sqlite_field(s, db, op->set, verb, err);
-    if (!statement)
-        return -1;
-    sqlite_bind_bytes(statement, 1, op->key, op->key_len);
-    if (!deletes)
-        sqlite_bind_bytes(statement, 2, op->value, op->value_len);
-    if (sqlite_run(s, db, statement, err) < 0)
-        return -1;
-    if (sqlite3_changes(db->handle) > 0)
-        return 0;
-    return deletes ? STORAGE_ABSENT : STORAGE_EXISTS;
-}
-
-static int put_text(struct sqlite_storage *s, struct sqlite_db *db, const char *key, const char *value,
-                    struct error *err)
-{
-    struct storage_op op = {.set = STORAGE_CHECKPOINT,
-                            .kind = STORAGE_PUT,
-                            .key = key,
-                            .key_len = strlen(key),
-                            .value = value,
-                            .value_len = strlen(value)};
-    return sqlite_apply(s, db, &op, err);
-}
-
-/* A short field of the checkpoint as text, "" when absent. */
-static int get_text(struct sqlite_storage *s, struct sqlite_db *db, const char *key, char ret_text[64],
-                    struct error *err)
-{
-    const char *value = "";
-    size_t len = 0;
-    int rc = sqlite_get_field(s, db, STORAGE_CHECKPOINT, key, strlen(key), &value, &len, err);
-    if (rc < 0)
-        return -1;
-    snprintf(ret_text, 64, "%.*s", (int)(len < 64 ? len : 63), value);
-    if (rc == 0)
-        sqlite3_reset(db->field[STORAGE_CHECKPOINT][VERB_GET]);
-    return 0;
-}
+#define CHECK_PAGES 1024                         /* a file of up to so many is looked through at each start */
+#define CLAIMED_CACHE "PRAGMA cache_size=-8192;" /* KiB; of pages that are used only */
 
 /* ---- claim ---- */
 
-static int claim_within(struct sqlite_storage *s, struct sqlite_db *db, const char *writer,
-                        struct storage_claim *ret_claim, struct error *err)
+/* What only a look at all pages finds: an index that does not fit its table. */
+static int see_result(void *data, int n, char **values, char **names)
 {
-    char epoch[64];
-    char format[64];
-    char *end;
-    if (get_text(s, db, "epoch", epoch, err) < 0 || get_text(s, db, "format", format, err) < 0)
+    (void)names;
+    if (n > 0 && values[0] && strcmp(values[0], "ok") != 0)
+        snprintf(data, 100, "%s", values[0]);
+    return 0;
+}
+
+static int check_whole(struct sqlite_file *file, struct error *err)
+{
+    char found[100] = "";
+    char pages[24] = "";
+    int rc = sqlite3_exec(file->db, "PRAGMA page_count", see_result, pages, NULL);
+    if (rc == SQLITE_OK && atoll(pages) <= CHECK_PAGES)
+        rc = sqlite3_exec(file->db, "PRAGMA integrity_check(1)", see_result, found, NULL);
+    if (rc != SQLITE_OK)
+        return sqlite_file_failed(file, rc, err);
+    return found[0] ? sqlite_file_damaged(file, err, found) : 0;
+}
+
+static int claim(struct sqlite_file *file, const char *writer, struct storage_claim *ret_claim,
+                 struct error *err)
+{
+    struct sqlite_state state;
+    if (check_whole(file, err) < 0 || sqlite_file_run(file, CLAIMED_CACHE, err) < 0 ||
+        sqlite_file_begin(file, err) < 0 || sqlite_state_read(file, &state, err) < 0)
         return -1;
-    if (strtoull(format, NULL, 10) > STORAGE_FORMAT)
-        return error_set(err, ERROR_REFUSED, "%.150s: its checkpoint has format %.20s, newer than %d",
-                         db->path, format, STORAGE_FORMAT);
-    ret_claim->epoch = strtoull(epoch, &end, 10);
-    if (*end)
-        return error_set(err, ERROR_REFUSED, "%.150s: epoch \"%.40s\" is no number", db->path, epoch);
-    snprintf(format, sizeof format, "%d", STORAGE_FORMAT);
-    if (put_text(s, db, "format", format, err) < 0 || put_text(s, db, "writer", writer, err) < 0 ||
-        put_text(s, db, "epoch", epoch[0] ? epoch : "0", err) < 0 ||
-        put_text(s, db, "creation", ret_claim->creation, err) < 0)
+    snprintf(state.writer, sizeof state.writer, "%s", writer);
+    if (sqlite_state_write(file, &state, err) < 0 || sqlite_file_commit(file, err) < 0)
         return -1;
+    *ret_claim = (struct storage_claim){.epoch = state.epoch, .durable = true, .durability = "always"};
+    memcpy(ret_claim->creation, state.creation, sizeof ret_claim->creation);
     return 0;
 }
 
@@ -114,261 +56,160 @@ int sqlite_storage_claim(struct storage *storage, const char *workspace, const c
                          struct storage_claim *ret_claim, struct error *err)
 {
     struct sqlite_storage *s = (struct sqlite_storage *)storage;
-    struct storage_claim claim = {.durable = true, .durability = "always"};
-    struct sqlite_db *db;
-    int rc = sqlite_workspace(s, workspace, &db, NULL, err);
-    if (rc == 0)
-        rc = sqlite_do(s, db, SQL_BEGIN, err);
-    if (rc == 0)
-        rc = sqlite_creation(s, db, claim.creation, err);
-    if (rc == 0)
-        rc = claim_within(s, db, writer, &claim, err);
-    if (rc == 0)
-        rc = sqlite_do(s, db, SQL_COMMIT, err);
-    if (rc == 0)
-        *ret_claim = claim;
-    else
-        sqlite_forget(s, workspace); /* and with it the transaction */
+    struct sqlite_file *file;
+    int rc = sqlite_workspace_locked(s, workspace, &file, err);
+    if (rc != 0)
+        return rc;
+    rc = claim(file, writer, ret_claim, err);
+    sqlite_file_rollback(file);
+    sqlite_directory_unlock(s);
     return rc;
 }
 
 /* ---- commit ---- */
 
-/* Whether the stored epoch and writer allow it: 0, 1: it is done already, or STORAGE_...; -1. */
-enum { COMMIT_DONE = 100 };
-static int judge(struct sqlite_storage *s, struct sqlite_db *db, const struct storage_commit *c,
-                 const char *creation, struct error *err)
+/* 0: it is to be written; 1: it is written already. */
+static int judge(const struct sqlite_file *file, const struct storage_commit *commit,
+                 const struct sqlite_state *state, struct error *err)
 {
-    char epoch_text[64];
-    char writer[64];
-    if (get_text(s, db, "epoch", epoch_text, err) < 0 || get_text(s, db, "writer", writer, err) < 0)
-        return -1;
-    uint64_t epoch = strtoull(epoch_text, NULL, 10);
-    if (strcmp(creation, c->creation) != 0)
-        error_set(err, ERROR_FENCED, "workspace %.100s was created anew at %.40s (ours: %.40s)", c->workspace,
-                  creation, c->creation);
-    else if (writer[0] && strcmp(writer, c->writer) != 0)
-        error_set(err, ERROR_FENCED, "workspace %.100s belongs to another writer, %.40s", c->workspace,
-                  writer);
-    else if (writer[0] && epoch == c->epoch)
-        return COMMIT_DONE;
-    else if (writer[0] && epoch == c->epoch - 1)
-        return 0;
-    else {
-        error_set(err, ERROR_FENCED,
-                  "workspace %.100s is at epoch %" PRIu64 ", not %" PRIu64 ": the storage has lost data",
-                  c->workspace, epoch, c->epoch - 1);
-        return STORAGE_ROLLED_BACK;
-    }
-    return STORAGE_FENCED;
-}
-
-/* Puts before deletions, set by set (storage.h). */
-static int apply_all(struct sqlite_storage *s, struct sqlite_db *db, const struct storage_commit *c,
-                     struct error *err)
-{
-    for (int pass = 0; pass < 2; pass++)
-        for (size_t i = 0; i < c->n_ops; i++) {
-            enum storage_op_kind kind = c->ops[i].kind;
-            bool deletes = kind == STORAGE_DELETE || kind == STORAGE_DELETE_IF;
-            if (deletes == (pass == 1) && sqlite_apply(s, db, &c->ops[i], err) < 0)
-                return -1;
-        }
-    return 0;
-}
-
-static int consume(struct sqlite_storage *s, struct sqlite_db *db, uint64_t up_to, struct error *err)
-{
-    if (up_to == 0)
-        return 0;
-    sqlite3_stmt *statement = sqlite_statement(s, db, SQL_LOG_CONSUME, err);
-    if (!statement)
-        return -1;
-    sqlite3_bind_int64(statement, 1, (sqlite3_int64)up_to);
-    return sqlite_run(s, db, statement, err);
-}
-
-static int commit_within(struct sqlite_storage *s, struct sqlite_db *db, const struct storage_commit *c,
-                         struct error *err)
-{
-    char creation[64];
-    char epoch[32];
-    int rc = sqlite_creation(s, db, creation, err);
-    if (rc == STORAGE_ABSENT) {
-        error_set(err, ERROR_FENCED, "workspace %.100s is gone", c->workspace);
+    if (strcmp(state->creation, commit->creation) != 0) {
+        error_set(err, ERROR_FENCED, "%s: workspace %s was created anew at %s (ours: %.60s)", file->path,
+                  commit->workspace, state->creation, commit->creation);
         return STORAGE_FENCED;
     }
-    if (rc == 0)
-        rc = judge(s, db, c, creation, err);
-    if (rc != 0)
-        return rc;
-    snprintf(epoch, sizeof epoch, "%" PRIu64, c->epoch);
-    if (apply_all(s, db, c, err) < 0 || consume(s, db, c->log_consumed, err) < 0 ||
-        put_text(s, db, "epoch", epoch, err) < 0)
+    if (state->writer[0] && strcmp(state->writer, commit->writer) != 0) {
+        error_set(err, ERROR_FENCED, "%s: workspace %s belongs to another writer, %s", file->path,
+                  commit->workspace, state->writer);
+        return STORAGE_FENCED;
+    }
+    if (state->writer[0] && state->epoch == commit->epoch)
+        return 1;
+    if (state->writer[0] && state->epoch == commit->epoch - 1)
+        return 0;
+    error_set(err, ERROR_FENCED,
+              "%s: workspace %s: epoch %llu is stored, not %llu: the storage has lost data", file->path,
+              commit->workspace, (unsigned long long)state->epoch, (unsigned long long)commit->epoch - 1);
+    return STORAGE_ROLLED_BACK;
+}
+
+static bool deletes(const struct storage_op *op)
+{
+    return op->kind == STORAGE_DELETE || op->kind == STORAGE_DELETE_IF;
+}
+
+static int consume_log(struct sqlite_file *file, uint64_t up_to, struct error *err)
+{
+    sqlite3_stmt *stmt = sqlite_file_statement(file, SQLITE_LOG_CONSUME, err);
+    if (!stmt)
         return -1;
-    return sqlite_do(s, db, SQL_COMMIT, err);
+    sqlite3_bind_int64(stmt, 1, up_to < INT64_MAX ? (sqlite3_int64)up_to : INT64_MAX);
+    return sqlite_file_done(file, stmt, sqlite3_step(stmt), err);
+}
+
+static int write_changes(struct sqlite_file *file, const struct storage_commit *commit,
+                         struct sqlite_state *state, struct error *err)
+{
+    size_t n_deletes = 0;
+    for (size_t i = 0; i < commit->n_ops; i++) {
+        assert(commit->ops[i].kind != STORAGE_PUT_NEW);
+        n_deletes += deletes(&commit->ops[i]);
+        if (!deletes(&commit->ops[i]) && sqlite_rows_apply(file, &commit->ops[i], err) < 0)
+            return -1;
+    }
+    for (size_t i = 0; i < commit->n_ops && n_deletes; i++)
+        if (deletes(&commit->ops[i]) && sqlite_rows_apply(file, &commit->ops[i], err) < 0)
+            return -1;
+    if (commit->log_consumed && consume_log(file, commit->log_consumed, err) < 0)
+        return -1;
+    state->epoch = commit->epoch;
+    return sqlite_state_write(file, state, err) < 0 || sqlite_file_commit(file, err) < 0 ? -1 : 0;
 }
 
 int sqlite_storage_commit(struct storage *storage, const struct storage_commit *commit, struct error *err)
 {
-    struct sqlite_storage *s = (struct sqlite_storage *)storage;
-    struct sqlite_db *db;
-    assert(commit->epoch > 0);
-    int rc = sqlite_workspace(s, commit->workspace, &db, NULL, err);
+    struct sqlite_file *file;
+    struct sqlite_state state;
+    assert(commit->epoch > 0 && commit->log_consumed < UINT64_MAX);
+    int rc = sqlite_workspace((struct sqlite_storage *)storage, commit->workspace, &file, err);
     if (rc == STORAGE_ABSENT) {
-        error_set(err, ERROR_FENCED, "workspace %.100s is gone", commit->workspace);
+        error_set(err, ERROR_FENCED, "workspace %s is gone", commit->workspace);
         return STORAGE_FENCED;
     }
-    if (rc < 0 || sqlite_do(s, db, SQL_BEGIN, err) < 0)
+    if (rc < 0 || sqlite_file_begin(file, err) < 0)
         return -1;
-    rc = commit_within(s, db, commit, err);
-    sqlite_rollback(s, db); /* unless it has committed */
-    return rc == COMMIT_DONE ? 0 : rc;
-}
-
-/* ---- the event log ---- */
-
-static int check_writer(struct sqlite_storage *s, struct sqlite_db *db, const char *workspace,
-                        const char *writer, struct error *err)
-{
-    char stored[64];
-    char creation[64];
-    int rc = sqlite_creation(s, db, creation, err);
-    if (rc == STORAGE_ABSENT)
-        error_set(err, ERROR_FENCED, "workspace %.100s is gone", workspace);
-    if (rc != 0)
-        return rc < 0 ? rc : STORAGE_FENCED;
-    if (get_text(s, db, "writer", stored, err) < 0)
-        return -1;
-    if (strcmp(stored, writer) == 0)
-        return 0;
-    error_set(err, ERROR_FENCED, "workspace %.100s belongs to another writer, %.40s", workspace,
-              stored[0] ? stored : "none");
-    return STORAGE_FENCED;
-}
-
-/* 0: it is new; 1: it was appended before; -1. */
-static int judge_number(struct sqlite_storage *s, struct sqlite_db *db, const char *writer, uint64_t number,
-                        struct error *err)
-{
-    sqlite3_stmt *statement = sqlite_statement(s, db, SQL_LOG_LAST, err);
-    if (!statement)
-        return -1;
-    int rc = sqlite3_step(statement);
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
-        return sqlite_fail(s, db, "read", err);
-    uint64_t last = rc == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(statement, 0) : 0;
-    bool ours = rc == SQLITE_ROW && strcmp((const char *)sqlite3_column_text(statement, 1), writer) == 0;
-    sqlite3_reset(statement);
-    if (number > last)
-        return 0;
-    if (number == last && ours)
-        return 1;
-    return error_set(err, ERROR_INVALID, "%.150s: group %" PRIu64 " comes after group %" PRIu64, db->path,
-                     number, last);
-}
-
-static int append_rows(struct sqlite_storage *s, struct sqlite_db *db, const char *writer,
-                       const struct storage_log_group *group, uint64_t forget_ids, struct error *err)
-{
-    sqlite3_stmt *put = sqlite_statement(s, db, SQL_LOG_PUT, err);
-    sqlite3_stmt *ids = put ? sqlite_statement(s, db, SQL_LOG_IDS_PUT, err) : NULL;
-    if (!put || !ids)
-        return -1;
-    sqlite3_bind_int64(put, 1, (sqlite3_int64)group->number);
-    sqlite_bind_bytes(put, 2, group->events, group->events_len);
-    sqlite3_bind_int64(ids, 1, (sqlite3_int64)group->number);
-    sqlite3_bind_text(ids, 2, writer, -1, SQLITE_STATIC);
-    sqlite_bind_bytes(ids, 3, group->ids, group->ids_len);
-    if (sqlite_run(s, db, put, err) < 0 || sqlite_run(s, db, ids, err) < 0)
-        return -1;
-    if (forget_ids == 0)
-        return 0;
-    sqlite3_stmt *forget = sqlite_statement(s, db, SQL_LOG_FORGET, err);
-    if (!forget)
-        return -1;
-    sqlite3_bind_int64(forget, 1, (sqlite3_int64)(forget_ids < group->number ? forget_ids : group->number));
-    return sqlite_run(s, db, forget, err);
-}
-
-int sqlite_storage_log_append(struct storage *storage, const char *workspace, const char *writer,
-                              const struct storage_log_group *group, uint64_t forget_ids, struct error *err)
-{
-    struct sqlite_storage *s = (struct sqlite_storage *)storage;
-    struct sqlite_db *db;
-    assert(group->number > 0 && group->number <= INT64_MAX);
-    int rc = sqlite_workspace(s, workspace, &db, NULL, err);
-    if (rc == STORAGE_ABSENT) {
-        error_set(err, ERROR_FENCED, "workspace %.100s is gone", workspace);
-        return STORAGE_FENCED;
-    }
-    if (rc < 0 || sqlite_do(s, db, SQL_BEGIN, err) < 0)
-        return -1;
-    rc = check_writer(s, db, workspace, writer, err);
+    rc = sqlite_state_read(file, &state, err);
     if (rc == 0)
-        rc = judge_number(s, db, writer, group->number, err);
-    if (rc == 0) {
-        rc = append_rows(s, db, writer, group, forget_ids, err);
-        if (rc == 0)
-            rc = sqlite_do(s, db, SQL_COMMIT, err);
-    } else if (rc == 1) {
+        rc = judge(file, commit, &state, err);
+    if (rc == 0)
+        rc = write_changes(file, commit, &state, err);
+    else if (rc == 1)
         rc = 0;
-    }
-    sqlite_rollback(s, db); /* unless it has committed */
+    sqlite_file_rollback(file);
     return rc;
 }
+_Static_assert(STORAGE_FENCED != 1 && STORAGE_ROLLED_BACK != 1, "1 is judge's own");
 
-/* Walks rows of (number, bytes). */
-static int walk(struct sqlite_storage *s, struct sqlite_db *db, sqlite3_stmt *statement, bool ids,
-                size_t max_bytes, storage_log_field field, void *data, struct error *err)
+/* ---- watching ----
+ * SQLite tells nobody of a commit. A timer asks every trigger_refresh, for the price of one read of the log's
+ * header, whether another connection has written; the trigger API also sends a running worker a message. */
+
+static int data_version(struct sqlite_file *file, int64_t *ret_version, struct error *err)
 {
-    size_t bytes = 0;
-    int rc;
-    do {
-        rc = sqlite3_step(statement);
-        if (rc != SQLITE_ROW)
-            break;
-        const void *text = sqlite3_column_blob(statement, 1);
-        size_t len = (size_t)sqlite3_column_bytes(statement, 1);
-        struct storage_log_group group = {.number = (uint64_t)sqlite3_column_int64(statement, 0)};
-        *(ids ? &group.ids : &group.events) = text ? text : "";
-        *(ids ? &group.ids_len : &group.events_len) = len;
-        bytes += len;
-        int result = field(data, &group);
-        if (result < 0) {
-            sqlite3_reset(statement);
-            return result;
-        }
-    } while (bytes < max_bytes);
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
-        return sqlite_fail(s, db, "read", err);
-    sqlite3_reset(statement);
+    sqlite3_stmt *stmt = sqlite_file_statement(file, SQLITE_DATA_VERSION, err);
+    if (!stmt)
+        return -1;
+    int rc = sqlite3_step(stmt);
+    if (rc == SQLITE_ROW)
+        *ret_version = sqlite3_column_int64(stmt, 0);
+    return sqlite_file_done(file, stmt, rc, err);
+}
+
+static int start_timer(struct sqlite_storage *s, struct error *err)
+{
+    uint64_t every = s->watch_every_ns > (int64_t)CLOCK_S ? (uint64_t)s->watch_every_ns : CLOCK_S;
+    struct timespec step = {.tv_sec = (time_t)(every / CLOCK_S), .tv_nsec = (long)(every % CLOCK_S)};
+    int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (fd < 0)
+        return error_set_errno(err, errno, "a timer for the storage");
+    if (timerfd_settime(fd, 0, &(struct itimerspec){step, step}, NULL) < 0) {
+        close(fd);
+        return error_set_errno(err, errno, "a timer for the storage");
+    }
+    s->watch_fd = fd;
     return 0;
 }
 
-int sqlite_storage_log_read(struct storage *storage, const char *workspace, uint64_t after, size_t max_bytes,
-                            storage_log_field field, void *data, struct error *err)
+int sqlite_storage_watch(struct storage *storage, const char *workspace, int *ret_fd, struct error *err)
 {
     struct sqlite_storage *s = (struct sqlite_storage *)storage;
-    struct sqlite_db *db;
-    int rc = sqlite_workspace(s, workspace, &db, NULL, err);
-    if (rc != 0 || after >= INT64_MAX)
-        return rc < 0 ? rc : 0;
-    sqlite3_stmt *statement = sqlite_statement(s, db, SQL_LOG_READ, err);
-    if (!statement)
+    struct sqlite_file *file;
+    int64_t version = 0;
+    int rc = sqlite_workspace(s, workspace, &file, err);
+    if (rc != 0)
+        return rc;
+    if (data_version(file, &version, err) < 0 || (s->watch_fd < 0 && start_timer(s, err) < 0))
         return -1;
-    sqlite3_bind_int64(statement, 1, (sqlite3_int64)after);
-    return walk(s, db, statement, false, max_bytes, field, data, err);
+    snprintf(s->watched, sizeof s->watched, "%s", workspace);
+    s->watched_file = file;
+    s->watched_version = version;
+    *ret_fd = s->watch_fd;
+    return 0;
 }
 
-int sqlite_storage_log_ids(struct storage *storage, const char *workspace, storage_log_field field,
-                           void *data, struct error *err)
+int sqlite_storage_watch_read(struct storage *storage, struct error *err)
 {
     struct sqlite_storage *s = (struct sqlite_storage *)storage;
-    struct sqlite_db *db;
-    int rc = sqlite_workspace(s, workspace, &db, NULL, err);
+    struct sqlite_file *file;
+    int64_t version = 0;
+    uint64_t expired;
+    if (!s->watched[0])
+        return error_set(err, ERROR_UNAVAILABLE, "nothing is watched");
+    if (read(s->watch_fd, &expired, sizeof expired) < 0 && errno == EAGAIN)
+        return STORAGE_ABSENT;
+    int rc = sqlite_workspace(s, s->watched, &file, err);
     if (rc != 0)
-        return rc < 0 ? rc : 0;
-    sqlite3_stmt *statement = sqlite_statement(s, db, SQL_LOG_IDS, err);
-    return statement ? walk(s, db, statement, true, SIZE_MAX, field, data, err) : -1;
+        return rc < 0 ? -1 : 0;
+    if (data_version(file, &version, err) < 0)
+        return -1;
+    return file == s->watched_file && version == s->watched_version ? STORAGE_ABSENT : 0;
 }
