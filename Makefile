@@ -21,7 +21,7 @@ SECONDS := 30
 PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev \
                   libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev
 PACKAGES_demo := redis-server redis-tools
-PACKAGES_test := libcmocka-dev redis-server redis-tools openssl
+PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl
 PACKAGES_bench := redis-server redis-tools
 PACKAGES_lint := clang-format clang-tidy
 PACKAGES_fuzz := clang libclang-rt-14-dev

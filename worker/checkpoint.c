@@ -42,6 +42,10 @@
 #define RETRY_FIRST (50 * CLOCK_MS)
 #define RETRY_LONGEST (5 * CLOCK_S)
 #define IDLE_TIMEOUT (30 * CLOCK_S)
+#define CLOCK_LOOK CLOCK_S /* while there are timers: somebody may set the wall clock */
+/* For due timers' events to reach their shards before the epoch that their timers are committed with. */
+#define DELIVERY_LONGEST (5 * CLOCK_MS)
+#define DELIVERY_LOOK (CLOCK_MS / 10)
 #define BEAT_EVERY (20 * CLOCK_MS)   /* while it waits for others: it is not the one that hangs */
 #define RECOUNT_EVERY (10 * CLOCK_S) /* dead letters, while they are full */
 #define INTERNAL_OVERFLOW_FACTOR 10  /* times sink_max_size */
@@ -89,8 +93,9 @@ struct checkpoint {
     struct cut cut;
     struct intent *taken; /* completed intents in the epoch under way */
     uint64_t recount_ns;
-    bool due;        /* an epoch is */
-    uint64_t due_ns; /* since when: what comes within an interval shares the epoch */
+    bool due;             /* an epoch is */
+    uint64_t due_ns;      /* since when: what comes within an interval shares the epoch */
+    uint64_t injected_ns; /* since when events of due timers are on their way; 0: none */
     uint64_t watch_not_before_ns;
     uint64_t finished; /* TERMINATE has fired so often, in all lives */
     bool finish_open;  /* finished, and not yet left (exit_when_finished) */
@@ -477,6 +482,7 @@ static int run_epoch(struct checkpoint *c)
     uint64_t epoch = c->epoch + 1;
     struct error err;
     c->opened_ns = clock_now_ns();
+    c->injected_ns = 0;
     place_barriers(c, epoch);
     wait_cuts(c);
     crash_point("cut");
@@ -759,13 +765,26 @@ static bool something_changed(struct checkpoint *c)
     return completed;
 }
 
-static uint64_t epoch_not_before(const struct checkpoint *c)
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* When the next epoch may open. Due timers wait for no interval, only until their events are with the shards:
+ * the epoch then contains what comes of them. */
+static uint64_t epoch_not_before(const struct checkpoint *c, uint64_t now)
 {
     uint64_t interval = (uint64_t)c->worker->config->checkpoint_interval_ns;
     uint64_t spacing = c->commit_ns * SPACING_PER_COMMIT;
     uint64_t after_epoch = c->opened_ns + (spacing > interval ? spacing : interval);
     uint64_t after_change = c->due_ns + interval;
-    return after_epoch > after_change ? after_epoch : after_change;
+    uint64_t regular = after_epoch > after_change ? after_epoch : after_change;
+    if (!c->injected_ns)
+        return regular;
+    uint64_t longest = c->injected_ns + DELIVERY_LONGEST;
+    if (now >= longest || !internal_waiting(c->worker->internal))
+        return now;
+    return earlier(regular, earlier(longest, now + DELIVERY_LOOK));
 }
 
 /* exit_when_finished: whether the workflow has been finished, drained and idle for long enough. */
@@ -800,16 +819,11 @@ static void recount_dead_letters(struct checkpoint *c, uint64_t now)
     check_dead_letters_full(c);
 }
 
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 static uint64_t wake_at(const struct checkpoint *c, uint64_t now)
 {
     uint64_t at = now + IDLE_TIMEOUT;
     if (c->due)
-        at = earlier(at, epoch_not_before(c));
+        at = earlier(at, epoch_not_before(c, now));
     if (atomic_load(&c->reload_wanted))
         at = earlier(at, c->reload_not_before_ns);
     if (!c->watching)
@@ -823,14 +837,14 @@ static uint64_t wake_at(const struct checkpoint *c, uint64_t now)
     return at;
 }
 
-/* On the monotonic clock; UINT64_MAX: no timer will be due. */
+/* When to look whether a timer is due, on the monotonic clock; UINT64_MAX: none will be. */
 static uint64_t timers_at(const struct checkpoint *c, uint64_t now)
 {
     uint64_t next = timers_next(c->timers);
     if (next == UINT64_MAX || worker_held(c->worker))
         return UINT64_MAX;
     uint64_t unix_now = clock_unix_ns();
-    return next <= unix_now ? now : now + (next - unix_now);
+    return next <= unix_now ? now : now + (next - unix_now < CLOCK_LOOK ? next - unix_now : CLOCK_LOOK);
 }
 
 /* Does what others have asked for, and what time has come for. Whether an epoch is due at once for it. */
@@ -840,9 +854,12 @@ static bool inject(struct checkpoint *c, uint64_t now)
     bool urgent = requests_apply(c->requests, &want_reload);
     if (want_reload)
         checkpoint_reload(c);
-    if (timers_at(c, now) <= now && timers_fire(c->timers, clock_unix_ns(), &c->injection) && !c->due) {
+    if (timers_at(c, now) <= now && timers_fire(c->timers, clock_unix_ns(), &c->injection)) {
+        if (!c->due)
+            c->due_ns = now;
         c->due = true;
-        c->due_ns = now;
+        if (!c->injected_ns)
+            c->injected_ns = now;
     }
     return urgent;
 }
@@ -896,7 +913,7 @@ static void serve(struct checkpoint *c)
         }
         bool urgent = inject(c, now) || atomic_load(&c->intent_waits);
         c->due |= urgent || c->retire_pending;
-        if (c->due && (urgent || now >= epoch_not_before(c))) {
+        if (c->due && (urgent || now >= epoch_not_before(c, now))) {
             c->due = false;
             c->idle_since_ns = 0;
             if (run_epoch(c) || overflown(c))

@@ -98,6 +98,14 @@ int internal_restore(struct internal *internal, uint64_t number, const char *jso
     return 0;
 }
 
+bool internal_waiting(struct internal *internal)
+{
+    pthread_mutex_lock(&internal->lock);
+    bool waiting = internal->unwritten;
+    pthread_mutex_unlock(&internal->lock);
+    return waiting;
+}
+
 uint64_t internal_pending(const struct internal *internal)
 {
     return atomic_load_explicit(&internal->pending, memory_order_relaxed);

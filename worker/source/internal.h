@@ -7,6 +7,7 @@
  * those are stored. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,6 +34,9 @@ int internal_restore(struct internal *internal, uint64_t number, const char *jso
 
 /* Adds what the cut of `epoch` has to change in storage. Thread: checkpoint, after all shards have cut. */
 void internal_collect(struct internal *internal, uint64_t epoch, struct changes *out);
+
+/* Whether there are events that have not been handed to their shards yet. Thread: any. */
+bool internal_waiting(struct internal *internal);
 
 /* Events not yet written and committed. Thread: any. */
 uint64_t internal_pending(const struct internal *internal);
