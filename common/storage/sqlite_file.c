@@ -2,10 +2,11 @@
  * Thread: one at a time. */
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -98,12 +99,31 @@ static int on_commit(void *data, sqlite3 *db, const char *schema, int frames)
     return SQLITE_OK;
 }
 
+/* Before SQLite opens it, which would make a read-only log beside a read-only file. 0, STORAGE_ABSENT or -1.
+ */
+static int look_at(const char *path, struct error *err)
+{
+    if (faccessat(AT_FDCWD, path, R_OK | W_OK, AT_EACCESS) == 0)
+        return 0;
+    int errnum = errno;
+    if (errnum == ENOENT)
+        return STORAGE_ABSENT;
+    bool read_only =
+        errnum == EROFS || (errnum == EACCES && faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0);
+    error_set_errno(err, errnum, "%s", path);
+    if (err)
+        err->code = read_only                             ? ERROR_NO_SPACE
+                    : errnum == EACCES || errnum == ELOOP ? ERROR_REFUSED
+                                                          : ERROR_UNAVAILABLE;
+    return -1;
+}
+
 int sqlite_file_open(struct sqlite_storage *s, const char *path, const char *workspace,
                      struct sqlite_file **ret_file, struct error *err)
 {
-    struct stat st;
-    if (lstat(path, &st) < 0 && errno == ENOENT)
-        return STORAGE_ABSENT;
+    int seen = look_at(path, err);
+    if (seen != 0)
+        return seen;
     struct sqlite_file *file = calloc(1, sizeof *file);
     if (!file || !(file->path = strdup(path))) {
         free(file);
