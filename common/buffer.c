@@ -129,6 +129,19 @@ void buffer_append_json(struct buffer *b, const char *text, size_t n)
     buffer_append_char(b, '"');
 }
 
+void buffer_append_base64(struct buffer *b, const void *data, size_t n)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const unsigned char *p = data;
+    for (size_t i = 0; i < n; i += 3, p += 3) {
+        size_t left = n - i;
+        unsigned bits = (unsigned)p[0] << 16 | (left > 1 ? (unsigned)p[1] << 8 : 0) | (left > 2 ? p[2] : 0);
+        char four[4] = {digits[bits >> 18], digits[bits >> 12 & 63], left > 1 ? digits[bits >> 6 & 63] : '=',
+                        left > 2 ? digits[bits & 63] : '='};
+        buffer_append(b, four, sizeof four);
+    }
+}
+
 void buffer_consume(struct buffer *b, size_t n)
 {
     if (n >= b->len) {

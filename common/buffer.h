@@ -37,6 +37,9 @@ void buffer_printf(struct buffer *b, const char *format, ...) __attribute__((for
 /* Appends text as a JSON string with its quotes (RFC 8259 section 7); text must be valid UTF-8. */
 void buffer_append_json(struct buffer *b, const char *text, size_t n);
 
+/* Appends the base64 of n bytes (RFC 4648 section 4), without quotes. */
+void buffer_append_base64(struct buffer *b, const void *data, size_t n);
+
 /* Removes the first n bytes. */
 void buffer_consume(struct buffer *b, size_t n);
 

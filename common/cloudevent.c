@@ -542,6 +542,73 @@ void cloudevent_unpack(const void *from, struct cloudevent *ret_event)
     }
 }
 
+int cloudevent_unpack_bounded(const void *from, size_t len, struct cloudevent *ret_event, size_t *ret_size,
+                              struct error *err)
+{
+    const struct packed *packed = from;
+    if (len < sizeof *packed)
+        return error_set(err, ERROR_INVALID, "packed event of %zu bytes", len);
+    unsigned present = packed->present;
+    size_t size = packed_head_size(packed->n_extensions);
+    if (packed->n_extensions > CLOUDEVENT_MAX_EXTENSIONS || size > len || present >> CE_ATTRIBUTES ||
+        packed->data > CE_DATA_BASE64 || (packed->data != CE_DATA_ABSENT) != (present >> CE_DATA & 1))
+        return error_set(err, ERROR_INVALID, "packed event with a damaged head");
+    for (unsigned i = 0; i < CE_ATTRIBUTES; i++) {
+        if (packed->len[i] && !(present >> i & 1))
+            return error_set(err, ERROR_INVALID, "packed event with an absent %s of %u bytes",
+                             attribute_names[i], packed->len[i]);
+        size += packed->len[i];
+    }
+    for (unsigned i = 0; i < packed->n_extensions; i++)
+        size += (size_t)packed->extension[i].name_len + packed->extension[i].value_len;
+    size = (size + 7) & ~(size_t)7;
+    if (size > len)
+        return error_set(err, ERROR_INVALID, "packed event of %zu bytes, of which there are %zu", size, len);
+    cloudevent_unpack(from, ret_event);
+    *ret_size = size;
+    return 0;
+}
+
+/* Whether the text at p is a whole number of UTF-8 characters, if all the bytes around it are valid. */
+static inline bool starts_character(const struct cloudevent_span *span)
+{
+    return !span->len || ((unsigned char)*span->text & 0xc0) != 0x80;
+}
+
+static int check_spans(const struct cloudevent *event, const char *text, size_t len, struct error *err)
+{
+    bool whole = utf8_valid(text, len);
+    for (unsigned i = 0; whole && i < CE_ATTRIBUTES; i++)
+        whole = starts_character(&event->attribute[i]);
+    for (unsigned i = 0; whole && i < event->n_extensions; i++)
+        whole = starts_character(&event->extension[i].name) && starts_character(&event->extension[i].value) &&
+                event->extension[i].name.len;
+    return whole ? 0 : error_set(err, ERROR_INVALID, "packed event whose text is not UTF-8");
+}
+
+int cloudevent_unpack_checked(const void *from, size_t len, struct cloudevent *ret_event, size_t *ret_size,
+                              struct error *err)
+{
+    struct json_value value;
+    size_t size;
+    if (cloudevent_unpack_bounded(from, len, ret_event, &size, err) < 0)
+        return -1;
+    size_t head = packed_head_size(ret_event->n_extensions);
+    const struct cloudevent_span *data = &ret_event->attribute[CE_DATA];
+    int r = check_spans(ret_event, (const char *)from + head, size - head, err);
+    if (r == 0)
+        r = cloudevent_check(ret_event, err);
+    if (r == 0 && ret_event->data == CE_DATA_JSON && json_scan(data->text, data->len, &value, err) < 0)
+        r = error_prefix(err, "attribute data");
+    if (r == 0 && ret_event->data == CE_DATA_BASE64 && base64_digits(data->text, data->len) < 0)
+        r = error_set(err, ERROR_INVALID, "attribute data_base64: not base64");
+    if (r < 0)
+        cloudevent_clear(ret_event);
+    else
+        *ret_size = size;
+    return r;
+}
+
 /* Whether a media type says JSON: its subtype is json or ends in +json (CloudEvents JSON format,
  * section 3.1). */
 static bool is_json_type(const struct cloudevent_span *type)

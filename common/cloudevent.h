@@ -86,10 +86,18 @@ int cloudevent_conforms(const struct cloudevent *event, struct error *err);
 void cloudevent_write(const struct cloudevent *event, struct buffer *out);
 
 /* The compact form: its size (a multiple of 8), writing it (exactly that many bytes; `to` aligned to 8),
- * reading it back as spans into it. It never leaves the process, so reading does not check. */
+ * reading it back as spans into it, without checks: for what the process itself has packed. */
 size_t cloudevent_packed_size(const struct cloudevent *event);
 void cloudevent_pack(const struct cloudevent *event, void *to);
 void cloudevent_unpack(const void *from, struct cloudevent *ret_event);
+/* The same for bytes from elsewhere, aligned to 8, of which there are len: *ret_size are the event's. The
+ * first checks that all of it is within len and as cloudevent_pack makes it; the second also its text (UTF-8,
+ * JSON, base64) and cloudevent_check, so that the event may be treated like a parsed one. Errors:
+ * ERROR_INVALID; the event is then empty or as it was. */
+int cloudevent_unpack_bounded(const void *from, size_t len, struct cloudevent *ret_event, size_t *ret_size,
+                              struct error *err);
+int cloudevent_unpack_checked(const void *from, size_t len, struct cloudevent *ret_event, size_t *ret_size,
+                              struct error *err);
 
 /* The data as a JSON value, as conditions see it, appended to out as JSON text: `null` when absent; a text is
  * parsed as JSON when datacontenttype is JSON, empty or absent and it parses, else it is a string (COMPAT);

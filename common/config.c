@@ -113,7 +113,8 @@ const struct config_field config_fields[] = {
      "How long an event that was accepted over HTTP is remembered by its source and id, so that a repetition "
      "counts once; 0s: not at all."},
     {"worker.duplicate_max", INTEGER, AT(duplicate_max), "1000000", 1000, 100000000,
-     "TRIGGERFLOW_DUPLICATE_MAX", "Events of a workspace that are remembered so at most; then the oldest go."},
+     "TRIGGERFLOW_DUPLICATE_MAX",
+     "Events of a workspace that are remembered so at most; then the oldest go."},
     {"worker.action_start", CHOICE, AT(action_start), "committed", 0, 0, "TRIGGERFLOW_ACTION_START",
      "When a fired action starts: after the checkpoint that contains it (`committed`), or at once "
      "(`immediate`), "

@@ -180,13 +180,30 @@ static void test_clock(void **state)
     assert_true(clock_unix_ns() > 1600000000 * CLOCK_S);
 }
 
+static void test_base64(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {{"", ""},
+                                           {"f", "Zg=="},
+                                           {"fo", "Zm8="},
+                                           {"foo", "Zm9v"},
+                                           {"foob", "Zm9vYg=="},
+                                           {"fooba", "Zm9vYmE="},
+                                           {"foobar", "Zm9vYmFy"}}; /* RFC 4648 section 10 */
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        BUFFER_AUTO b = BUFFER_INIT;
+        buffer_append_base64(&b, pairs[i][0], strlen(pairs[i][0]));
+        assert_string_equal(buffer_text(&b), pairs[i][1]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_append),  cmocka_unit_test(test_growth),      cmocka_unit_test(test_reset),
-        cmocka_unit_test(test_numbers), cmocka_unit_test(test_json),        cmocka_unit_test(test_consume),
-        cmocka_unit_test(test_failure), cmocka_unit_test(test_long_printf), cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_clock),
+        cmocka_unit_test(test_base64),  cmocka_unit_test(test_append),  cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_reset),   cmocka_unit_test(test_numbers), cmocka_unit_test(test_json),
+        cmocka_unit_test(test_consume), cmocka_unit_test(test_failure), cmocka_unit_test(test_long_printf),
+        cmocka_unit_test(test_errors),  cmocka_unit_test(test_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

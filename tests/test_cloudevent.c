@@ -796,6 +796,48 @@ static void test_conformance_cases(void **state)
     assert_true(checked >= 40);
 }
 
+/* Every damaged byte and every cut of a packed event is refused or gives an event that can be used. */
+static void test_unpack_checked(void **state)
+{
+    (void)state;
+    static const char json[] = "{\"specversion\":\"1.0\",\"id\":\"i\",\"source\":\"s\\u00e9\",\"type\":\"t\","
+                               "\"ext\":\"v\",\"data\":[1,2]}";
+    BUFFER_AUTO scratch = BUFFER_INIT;
+    struct cloudevent event, again;
+    struct error err;
+    size_t seen = 0;
+    assert_int_equal(cloudevent_parse(&event, json, sizeof json - 1, &scratch, &err), 0);
+    size_t size = cloudevent_packed_size(&event);
+    unsigned char *packed = malloc(size);
+    unsigned char *copy = malloc(size);
+    assert_true(packed && copy);
+    cloudevent_pack(&event, packed);
+    assert_int_equal(cloudevent_unpack_checked(packed, size, &again, &seen, &err), 0);
+    assert_int_equal(seen, size);
+    assert_int_equal(again.attribute[CE_SOURCE].len, 3);
+    for (size_t len = 0; len < size; len++) {
+        unsigned char *cut = malloc(len + 1);
+        assert_non_null(cut);
+        memcpy(cut, packed, len);
+        assert_int_equal(cloudevent_unpack_checked(cut, len, &again, &seen, &err), -1);
+        assert_int_equal(err.code, ERROR_INVALID);
+        free(cut);
+    }
+    for (size_t at = 0; at < size; at++)
+        for (unsigned bit = 0; bit < 8; bit++) {
+            memcpy(copy, packed, size);
+            copy[at] ^= (unsigned char)(1u << bit);
+            if (cloudevent_unpack_checked(copy, size, &again, &seen, &err) < 0)
+                continue;
+            BUFFER_AUTO text = BUFFER_INIT;
+            struct json_value value;
+            cloudevent_write(&again, &text);
+            assert_int_equal(json_scan(text.data, text.len, &value, &err), 0);
+        }
+    free(packed);
+    free(copy);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -817,6 +859,7 @@ int main(void)
         cmocka_unit_test(test_conforms),
         cmocka_unit_test(test_write),
         cmocka_unit_test(test_pack),
+        cmocka_unit_test(test_unpack_checked),
         cmocka_unit_test(test_data_json),
         cmocka_unit_test(test_data_json_given_as_json),
         cmocka_unit_test(test_conformance_cases),

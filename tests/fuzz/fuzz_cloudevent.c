@@ -42,6 +42,14 @@ static void check_written(const struct cloudevent *event)
     require_same(event, &again);
 }
 
+static bool empty_extension(const struct cloudevent *event)
+{
+    for (unsigned i = 0; i < event->n_extensions; i++)
+        if (!event->extension[i].name.len)
+            return true;
+    return false;
+}
+
 static void check_packed(const struct cloudevent *event)
 {
     struct cloudevent again;
@@ -51,7 +59,33 @@ static void check_packed(const struct cloudevent *event)
     cloudevent_pack(event, packed);
     cloudevent_unpack(packed, &again);
     require_same(event, &again);
+    size_t seen = 0;
+    struct error err;
+    require(cloudevent_unpack_bounded(packed, size, &again, &seen, &err) == 0 && seen == size);
+    require_same(event, &again);
+    int rc = cloudevent_unpack_checked(packed, size, &again, &seen, &err);
+    require((rc == 0) == (cloudevent_check(event, &err) == 0) || empty_extension(event));
     free(packed);
+}
+
+/* Bytes that claim to be a packed event: what is accepted can be written and read like any other. */
+static void check_claimed(const uint8_t *data, size_t size)
+{
+    struct cloudevent event;
+    struct error err;
+    size_t seen;
+    void *copy = malloc(size + 1); /* aligned, and its end watched */
+    require(copy);
+    memcpy(copy, data, size);
+    if (cloudevent_unpack_checked(copy, size, &event, &seen, &err) == 0) {
+        BUFFER_AUTO json = BUFFER_INIT;
+        struct json_value value;
+        require(seen <= size && seen % 8 == 0);
+        cloudevent_write(&event, &json);
+        require(json_scan(json.data, json.len, &value, NULL) == 0);
+        require(cloudevent_packed_size(&event) == seen);
+    }
+    free(copy);
 }
 
 static void check_data(const struct cloudevent *event)
@@ -88,6 +122,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct error err = {0};
     if (size == 0)
         return 0;
+    check_claimed(data + 1, size - 1);
     const char *text = (const char *)data + 1;
     int rc = data[0] & 1 ? cloudevent_parse(&event, text, size - 1, &scratch, &err)
                          : add_fields(&event, text, text + size - 1, &err);

@@ -398,17 +398,8 @@ static void write_text(struct buffer *out, const char *text, size_t len)
         buffer_append_json(out, text, len);
         return;
     }
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     buffer_append_text(out, "{\"base64\":\"");
-    for (size_t i = 0; i < len; i += 3) {
-        const unsigned char *p = (const unsigned char *)text + i;
-        unsigned left = (unsigned)(len - i < 3 ? len - i : 3);
-        unsigned bits = (unsigned)p[0] << 16 | (left > 1 ? (unsigned)p[1] << 8 : 0) | (left > 2 ? p[2] : 0);
-        buffer_append_char(out, digits[bits >> 18]);
-        buffer_append_char(out, digits[bits >> 12 & 63]);
-        buffer_append_char(out, left > 1 ? digits[bits >> 6 & 63] : '=');
-        buffer_append_char(out, left > 2 ? digits[bits & 63] : '=');
-    }
+    buffer_append_base64(out, text, len);
     buffer_append_text(out, "\"}");
 }
 
