@@ -343,6 +343,20 @@ static int free_index(const struct source_scan *scan)
     return -1;
 }
 
+/* Another event source of a class of which there may be one. */
+static const struct source *another_of_class(const struct source_scan *scan, const struct source *s)
+{
+    if (!s->type->position_field)
+        return NULL;
+    for (unsigned i = 1; i < ARENA_MAX_SOURCES; i++)
+        if (scan->catalog->worker->sources[i] && scan->catalog->worker->sources[i]->type == s->type)
+            return scan->catalog->worker->sources[i];
+    for (size_t i = 0; i < scan->changes->n_fresh; i++)
+        if (scan->changes->fresh[i]->type == s->type)
+            return scan->changes->fresh[i];
+    return NULL;
+}
+
 static int see_source(void *data, const char *name, size_t name_len, const char *document, size_t len)
 {
     struct source_scan *scan = data;
@@ -367,6 +381,15 @@ static int see_source(void *data, const char *name, size_t name_len, const char 
     if (source_new(c->worker, (unsigned)index, name, name_len, document, len, &s, &err) < 0) {
         note_broken(&c->broken_sources, "name", name, name_len, err.message);
         return err.code == ERROR_MEMORY ? -1 : 0;
+    }
+    const struct source *other = another_of_class(scan, s);
+    if (other) {
+        error_set(&err, ERROR_EXISTS, "%s is an %s already, and there can be one", other->name,
+                  s->type->class_name);
+        note_broken(&c->broken_sources, "name", name, name_len, err.message);
+        atomic_store(&s->stats->used, 0);
+        source_free(s);
+        return 0;
     }
     if (executor_set_source(c->worker->executor, name, name_len, document, len, s->consume, &err) < 0) {
         source_free(s);

@@ -80,6 +80,8 @@ struct checkpoint {
     uint64_t reloads_done;    /* Requires: lock. The newest reload that has ended was this one */
     char adopt[64];           /* Requires: lock */
     struct intent *completed; /* Requires: lock */
+    _Atomic bool fenced;      /* an event source has been told so */
+    struct error fence;       /* Requires: lock */
 
     /* Thread: checkpoint. */
     uint64_t epoch; /* last committed */
@@ -181,10 +183,27 @@ void checkpoint_interrupt(struct checkpoint *checkpoint)
     pthread_mutex_unlock(&checkpoint->lock);
 }
 
+uint64_t checkpoint_reloads(struct checkpoint *checkpoint)
+{
+    pthread_mutex_lock(&checkpoint->lock);
+    uint64_t begun = checkpoint->reloads_begun;
+    pthread_mutex_unlock(&checkpoint->lock);
+    return begun;
+}
+
+void checkpoint_fenced(struct checkpoint *checkpoint, const struct error *err)
+{
+    pthread_mutex_lock(&checkpoint->lock);
+    checkpoint->fence = *err;
+    pthread_mutex_unlock(&checkpoint->lock);
+    atomic_store(&checkpoint->fenced, true);
+    doorbell_ring(&checkpoint->bell);
+}
+
 int checkpoint_reload_wait(struct checkpoint *checkpoint, const struct source *source)
 {
     pthread_mutex_lock(&checkpoint->lock);
-    uint64_t wanted = checkpoint->reloads_begun + 1;
+    uint64_t wanted = (source->marked ? source->read_mark : checkpoint->reloads_begun) + 1;
     atomic_store_explicit(&source->life->busy, 0, memory_order_relaxed);
     while (checkpoint->reloads_done < wanted && !source_stopping(source)) {
         checkpoint_reload(checkpoint);
@@ -238,6 +257,12 @@ static void give_up(struct checkpoint *c, const char *reason, const struct error
     atomic_store(&c->exit_status, status);
 }
 
+static void give_up_fenced(struct checkpoint *c, const struct error *err)
+{
+    int exists = c->storage->type->workspace_exists(c->storage, c->worker->workspace, NULL);
+    give_up(c, exists == STORAGE_ABSENT ? "deleted" : "fenced", err);
+}
+
 /* --- the epoch: barriers and cuts --- */
 
 static uint32_t participants(const struct checkpoint *c)
@@ -260,6 +285,8 @@ static void place_barriers(struct checkpoint *c, uint64_t epoch)
         pthread_mutex_lock(&s->emit);
         buffer_reset(&c->cut.position[s->index], 4096);
         s->type->position(s, &c->cut.position[s->index]);
+        if (s->type->log_passed)
+            c->cut.log_passed = s->type->log_passed(s);
         source_barrier(s, epoch, mask);
         pthread_mutex_unlock(&s->emit);
         crash_point("barrier");
@@ -361,7 +388,8 @@ static int commit(struct checkpoint *c, uint64_t epoch)
                                     .writer = w->writer,
                                     .epoch = epoch,
                                     .ops = c->cut.ops,
-                                    .n_ops = c->cut.n_ops};
+                                    .n_ops = c->cut.n_ops,
+                                    .log_consumed = cut_log_consumed(&c->cut)};
     for (unsigned failures = 0;; failures++) {
         struct error err;
         crash_point("commit_before");
@@ -376,8 +404,7 @@ static int commit(struct checkpoint *c, uint64_t epoch)
             return 1;
         }
         if (r == STORAGE_FENCED) {
-            int exists = c->storage->type->workspace_exists(c->storage, w->workspace, NULL);
-            give_up(c, exists == STORAGE_ABSENT ? "deleted" : "fenced", &err);
+            give_up_fenced(c, &err);
             return 1;
         }
         if (r == STORAGE_ROLLED_BACK) {
@@ -870,7 +897,7 @@ static void sleep_until(struct checkpoint *c, uint64_t at)
     uint64_t now = clock_now_ns();
     bool news = (!c->due && atomic_load(&c->changed)) || atomic_load(&c->intent_waits) ||
                 atomic_load(&c->storage_changed) || stopping(c) || requests_waiting(c->requests) ||
-                (atomic_load(&c->reload_wanted) && now >= c->reload_not_before_ns);
+                atomic_load(&c->fenced) || (atomic_load(&c->reload_wanted) && now >= c->reload_not_before_ns);
     if (news || now >= at) {
         doorbell_disarm(&c->bell);
         return;
@@ -895,9 +922,21 @@ static bool overflown(struct checkpoint *c)
     return true;
 }
 
+/* Whether an event source was refused as another writer's worker. */
+static bool was_fenced(struct checkpoint *c)
+{
+    if (!atomic_load(&c->fenced))
+        return false;
+    pthread_mutex_lock(&c->lock);
+    struct error err = c->fence;
+    pthread_mutex_unlock(&c->lock);
+    give_up_fenced(c, &err);
+    return true;
+}
+
 static void serve(struct checkpoint *c)
 {
-    while (!stopping(c)) {
+    while (!stopping(c) && !was_fenced(c)) {
         look_for_changes(c);
         uint64_t now = clock_now_ns();
         if (atomic_load(&c->reload_wanted) && now >= c->reload_not_before_ns) {

@@ -39,8 +39,13 @@ bool checkpoint_ended(const struct checkpoint *checkpoint, int *ret_exit_status)
 
 /* Something was taken in: an epoch is due. Thread: source. */
 void checkpoint_changed(struct checkpoint *checkpoint);
-/* Waits for a reload of the triggers that begins after this call. 0, or 1: the source is to stop. Thread:
+/* Reloads of the triggers begun so far. Thread: any. */
+uint64_t checkpoint_reloads(struct checkpoint *checkpoint);
+/* The storage has refused a write as another writer's: the worker ends as after a fenced commit. Thread:
  * source. */
+void checkpoint_fenced(struct checkpoint *checkpoint, const struct error *err);
+/* Waits for a reload of the triggers that begins after this call (or has begun after read_mark). 0, or 1: the
+ * source is to stop. Thread: source. */
 int checkpoint_reload_wait(struct checkpoint *checkpoint, const struct source *source);
 /* Makes sources that wait look at whether they are to stop. */
 void checkpoint_interrupt(struct checkpoint *checkpoint);

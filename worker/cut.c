@@ -126,7 +126,13 @@ int cut_gather(struct cut *cut, uint64_t epoch, struct error *err)
     return 0;
 }
 
+uint64_t cut_log_consumed(const struct cut *cut)
+{
+    return cut->log_passed == cut->log_committed ? 0 : cut->log_passed;
+}
+
 void cut_committed(struct cut *cut)
 {
+    cut->log_committed = cut->log_passed;
     changes_reset(&cut->changes);
 }

@@ -123,7 +123,8 @@ static int see_checkpoint(void *data, const char *key, size_t key_len, const cha
         return 0;
     if (is_prefix("seen:", key, key_len))
         return fields_add(&r->seen, key + 5, key_len - 5, value, len);
-    if (is_prefix("position:", key, key_len) || (key_len == 17 && !memcmp(key, "internal_position", 17)))
+    if (is_prefix("position:", key, key_len) || (key_len == 17 && !memcmp(key, "internal_position", 17)) ||
+        (key_len == 18 && !memcmp(key, "event_log_position", 18)))
         return fields_add(&r->positions, key, key_len, value, len);
     if (key_len == 17 && !memcmp(key, "dead_letter_bytes", 17)) {
         char number[24] = "";
@@ -173,8 +174,8 @@ int recovery_load(struct recovery *recovery, struct worker *worker, struct stora
 
 void recovery_position_field(const struct source *source, struct buffer *out)
 {
-    if (source->index == 0) {
-        buffer_append_text(out, "internal_position");
+    if (source->type->position_field) {
+        buffer_append_text(out, source->type->position_field);
         return;
     }
     buffer_append_text(out, "position:");

@@ -280,6 +280,7 @@ const struct source_type source_internal = {
     .run = run,
     .position = position,
     .acknowledge = acknowledge,
+    .position_field = "internal_position",
 };
 
 int internal_new(struct worker *worker, struct source **ret_source, struct error *err)

@@ -4,10 +4,12 @@
 
 #include "common/buffer.h"
 
+extern const struct source_type source_http;
 extern const struct source_type source_internal;
 extern const struct source_type source_redis;
 
 static const struct source_type *const types[] = {
+    &source_http,
     &source_internal,
     &source_redis,
 };

@@ -313,7 +313,7 @@ static void lock_unless_held(struct source *source)
 {
     bool shown = false;
     pthread_mutex_lock(&source->emit);
-    while (worker_held(source->worker) && !source_stopping(source)) {
+    while (worker_held(source->worker) && !source_stopping(source) && !source->never_held) {
         pthread_mutex_unlock(&source->emit);
         if (!shown)
             source_set_state(source, ARENA_SOURCE_PAUSED, NULL);
@@ -325,13 +325,29 @@ static void lock_unless_held(struct source *source)
         source_set_state(source, ARENA_SOURCE_READING, NULL);
 }
 
-void source_begin_batch(struct source *source)
+static void begin(struct source *source)
 {
-    lock_unless_held(source);
     source->router = atomic_load_explicit(&source->worker->router, memory_order_acquire);
     source->batch_records = 0;
     atomic_store_explicit(&source->life->busy, 1, memory_order_relaxed);
     arena_beat(source->life, clock_coarse_ns());
+}
+
+void source_begin_batch(struct source *source)
+{
+    lock_unless_held(source);
+    begin(source);
+}
+
+bool source_try_batch(struct source *source)
+{
+    pthread_mutex_lock(&source->emit);
+    if (worker_held(source->worker)) {
+        pthread_mutex_unlock(&source->emit);
+        return false;
+    }
+    begin(source);
+    return true;
 }
 
 void source_end_batch(struct source *source)
@@ -502,7 +518,7 @@ static int wait_triggers(struct source *s)
     source_end_batch(s);
     int r = checkpoint_reload_wait(s->worker->checkpoint, s);
     source_begin_batch(s);
-    return r ? SOURCE_STOPPED : 0;
+    return r || (s->never_held && worker_held(s->worker)) ? SOURCE_STOPPED : 0;
 }
 
 int source_deliver(struct source *source, const struct cloudevent *event, const uint64_t position[2],
@@ -510,7 +526,7 @@ int source_deliver(struct source *source, const struct cloudevent *event, const 
 {
     struct emissions *emissions = source->worker->emissions;
     bool waited = false;
-    if (worker_held(source->worker) && source_stopping(source))
+    if (worker_held(source->worker) && (source->never_held || source_stopping(source)))
         return SOURCE_STOPPED;
     if (source->poisoned && is_poison(source, position)) {
         dead_letter(source, "crashed_worker", "the worker died three times while it had this event in hand",
@@ -575,14 +591,19 @@ bool source_has_room(struct source *source)
            worker_in_flight(w) < (uint64_t)w->config->sink_max_size;
 }
 
+bool source_ask_room(struct source *source)
+{
+    if (source_has_room(source))
+        return true;
+    atomic_store(&source->worker->paused, true); /* whoever makes room looks at it afterwards */
+    return source_has_room(source);
+}
+
 int source_wait_room(struct source *source)
 {
     struct worker *w = source->worker;
     bool shown = false;
-    while (!source_stopping(source) && !source_has_room(source)) {
-        atomic_store(&w->paused, true); /* whoever makes room looks at it afterwards */
-        if (source_has_room(source))
-            break;
+    while (!source_stopping(source) && !source_ask_room(source)) {
         bool full = atomic_load(&w->arena->worker.dead_letters_full);
         if (!shown)
             source_set_state(source, ARENA_SOURCE_PAUSED, full ? "the dead letters are full" : NULL);

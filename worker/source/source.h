@@ -42,6 +42,9 @@ struct source_type {
     /* Appends the position behind the last delivered event as JSON, nothing when there is none yet.
      * Requires: emit. */
     void (*position)(struct source *source, struct buffer *out);
+    /* The last group of the event log that is wholly before that position: the checkpoint removes it and
+     * those before it. NULL: does not read the log. Requires: emit. */
+    uint64_t (*log_passed)(struct source *source);
     /* A checkpoint with the position that `position` wrote last has committed. Must not wait. Thread:
      * checkpoint. */
     void (*acknowledge)(struct source *source);
@@ -58,6 +61,11 @@ struct source_type {
      * ERROR_INVALID naming parameter and value. */
     const char *const *parameters;
     int (*check)(const struct json_value *parameters, struct error *err); /* NULL: anything goes */
+
+    /* The checkpoint's field of its position; NULL: position:<name>. A class that has one outlives its name:
+     * there may be one event source of it in a workspace, and what is published to it goes into the workflow.
+     */
+    const char *position_field;
 };
 
 enum { SOURCE_STOPPED = 1 };
@@ -92,7 +100,10 @@ struct source {
     struct changes
         changes[2]; /* dead letters: [filling] since the last barrier; the other one is the checkpoint's */
     unsigned filling;
-    bool poisoned; /* the arena lists events to skip */
+    bool poisoned;      /* the arena lists events to skip */
+    bool never_held;    /* its thread has more to do than deliver: a pause does not keep it waiting */
+    bool marked;        /* the events in hand had been read when read_mark was taken */
+    uint64_t read_mark; /* of checkpoint_reloads() */
 
     uint64_t last_position[2]; /* of the last event delivered */
     uint64_t filling_epoch;    /* the epoch that `filling` will be committed with */
@@ -141,12 +152,15 @@ bool source_stopping(const struct source *source);
 /* Takes the emit lock for a batch, after waiting while the workflow is paused; lets it go, with everything
  * published. */
 void source_begin_batch(struct source *source);
+/* The same, but false at once while the workflow is paused. */
+bool source_try_batch(struct source *source);
 void source_end_batch(struct source *source);
 
 /* Routes one event, waiting for room in the rings, and, when nothing matches, for a reload of the triggers;
  * an event without a trigger, or that has killed the worker too often, becomes a dead letter. The lock is
  * given up and taken again while waiting for a reload, so the caller's position must be that of the event
- * before. Returns 0: done, move the position; SOURCE_STOPPED: not delivered, do not. Requires: emit. */
+ * before. Returns 0: done, move the position; SOURCE_STOPPED: not delivered, do not (it is to stop, or
+ * never_held and the workflow is paused). Requires: emit. */
 int source_deliver(struct source *source, const struct cloudevent *event, const uint64_t position[2],
                    bool has_key);
 
@@ -158,7 +172,9 @@ void source_reject(struct source *source, const char *reason, const char *detail
 /* Waits while too much is in flight, the dead letters are full or the workflow is paused; SOURCE_STOPPED when
  * the source is to stop. Not with the emit lock. */
 int source_wait_room(struct source *source);
-bool source_has_room(struct source *source); /* the same, without waiting */
+/* The same without waiting. Where there is no room, the source is woken when there may be. */
+bool source_has_room(struct source *source);
+bool source_ask_room(struct source *source);
 
 /* Sleeps until fd (or -1) has events, the source is woken, or the time is over. Returns whether fd is ready.
  * Marks the thread idle meanwhile. */
