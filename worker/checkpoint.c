@@ -548,6 +548,8 @@ static int start_source(struct checkpoint *c, struct source *s, const struct rec
         return 0;
     }
     w->sources[s->index] = s;
+    if (s->type->position_field)
+        atomic_store(&w->own_source, s->name_hash);
     s->filling_epoch = c->epoch + 1;
     if (s->consume && atomic_load(&w->n_rings) <= s->index)
         atomic_store(&w->n_rings, s->index + 1);
@@ -569,6 +571,8 @@ static int remove_sources(struct checkpoint *c, const struct source_changes *cha
         log_info("event_source_removed", LOG_STR("source", w->sources[index]->name));
         report_source_gone(w->report, index);
         atomic_store(&w->arena->source[index].used, 0);
+        if (w->sources[index]->type->position_field)
+            atomic_store(&w->own_source, 0);
         source_free(w->sources[index]);
         w->sources[index] = NULL;
     }

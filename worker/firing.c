@@ -8,6 +8,11 @@
 #include "worker/action/action.h"
 #include "worker/trigger.h"
 
+bool firing_is_own(const struct firing *firing, uint64_t source)
+{
+    return source && source == firing->own_source;
+}
+
 const struct cloudevent *firing_event(const struct firing *firing)
 {
     return firing->event;

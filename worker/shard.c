@@ -166,13 +166,15 @@ static void dead_letter(struct shard *s, struct record_event *r, const struct cl
 
 static void fire(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event)
 {
-    struct shard_firing firing = {.firing = {.type = &into_epoch,
-                                             .workspace = s->worker->workspace,
-                                             .creation = s->worker->creation,
-                                             .trigger = t,
-                                             .event = event,
-                                             .number = ++t->firings},
-                                  .shard = s};
+    struct shard_firing firing = {
+        .firing = {.type = &into_epoch,
+                   .workspace = s->worker->workspace,
+                   .creation = s->worker->creation,
+                   .trigger = t,
+                   .event = event,
+                   .number = ++t->firings,
+                   .own_source = atomic_load_explicit(&s->worker->own_source, memory_order_relaxed)},
+        .shard = s};
     struct error err;
     t->fired = true;
     mark_dirty(s, t);

@@ -47,10 +47,12 @@ struct worker {
     struct checkpoint *checkpoint;
     struct executor *executor;
     struct emissions *emissions;
-    _Atomic uint64_t committed; /* events of all sources but the internal one, in committed checkpoints */
-    _Atomic uint64_t decisions; /* sequence number of the last one (common/decision.h) */
-    _Atomic bool held;          /* the user has paused the workflow. Writer: checkpoint */
-    _Atomic bool paused;        /* some source waits for in-flight events to be committed */
+    _Atomic uint64_t committed;  /* events of all sources but the internal one, in committed checkpoints */
+    _Atomic uint64_t decisions;  /* sequence number of the last one (common/decision.h) */
+    _Atomic uint64_t own_source; /* hash of the name of the event source through which the workflow itself is
+                                    published to; 0: none. Writer: checkpoint */
+    _Atomic bool held;           /* the user has paused the workflow. Writer: checkpoint */
+    _Atomic bool paused;         /* some source waits for in-flight events to be committed */
 
     /* Main thread. */
     int status_fd;

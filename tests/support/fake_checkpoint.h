@@ -126,6 +126,18 @@ void checkpoint_changed(struct checkpoint *checkpoint)
     fake_checkpoint_count(&fake_checkpoint.changed);
 }
 
+uint64_t checkpoint_reloads(struct checkpoint *checkpoint)
+{
+    (void)checkpoint;
+    return 0;
+}
+
+void checkpoint_fenced(struct checkpoint *checkpoint, const struct error *err)
+{
+    (void)checkpoint;
+    fail_msg("%s", err->message);
+}
+
 int checkpoint_reload_wait(struct checkpoint *checkpoint, const struct source *source)
 {
     (void)checkpoint;

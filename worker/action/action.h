@@ -6,6 +6,7 @@
  * end of the workflow. start() runs on the executor. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,6 +46,8 @@ void action_names(struct buffer *out);
 
 #define ACTION_KEY_MAX 33 /* hex of 128 bits, and NUL */
 
+/* Whether this event source (the hash of its name, arena.h) is the workflow itself (HTTPEventSource). */
+bool firing_is_own(const struct firing *firing, uint64_t source);
 /* The event that made the trigger fire; borrowed. */
 const struct cloudevent *firing_event(const struct firing *firing);
 const char *firing_workspace(const struct firing *firing);

@@ -4,7 +4,8 @@
  *     {"name":"EMIT","event_source":NAME,"event":{"type","subject",...}}
  *
  * `event_source` may also be the document of an event source that is not stored ({"class","parameters"}); one
- * of an own class (internal, HTTP) means the workflow itself.
+ * of an own class (internal, HTTP) means the workflow itself, as does the name of the workspace's
+ * HTTPEventSource.
  *
  * `event` gives the attributes of the event to emit; subject and data default to those of the event that
  * fired the trigger, source to urn:triggerflow:<workspace>:<trigger>, time to now; the id is always the
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/arena.h"
 #include "common/buffer.h"
 #include "common/clock.h"
 #include "common/cloudevent.h"
@@ -31,6 +33,7 @@
 struct emit {
     char *event_source; /* JSON, a name or a document; NULL: into the workflow itself */
     size_t event_source_len;
+    uint64_t name;           /* its hash; 0: not a name */
     char *text;              /* the event's JSON document */
     struct buffer scratch;   /* its unescaped strings */
     struct cloudevent event; /* into both */
@@ -76,6 +79,11 @@ static int read_target(struct emit *e, const struct json_value *action, struct e
         return error_set(err, ERROR_INVALID, "event_source is not the name of an event source");
     if (own)
         return 0;
+    if (value.type == JSON_STRING) {
+        BUFFER_AUTO name = BUFFER_INIT;
+        json_unescape(&value, &name);
+        e->name = arena_name_hash(buffer_text(&name), name.len);
+    }
     const char *raw = json_raw(&value, &e->event_source_len);
     e->event_source = strndup(raw, e->event_source_len);
     return e->event_source ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
@@ -152,7 +160,7 @@ static int fire(const void *state, struct firing *firing, struct error *err)
     firing_key(firing, 0, key);
     buffer_printf(&source, "urn:triggerflow:%s:%s", firing_workspace(firing), firing_trigger(firing));
     compose(e, firing, key, buffer_text(&source), clock_iso(clock_unix_ns(), time), &event);
-    if (!e->event_source)
+    if (!e->event_source || firing_is_own(firing, e->name))
         return firing_emit(firing, &event, err);
     BUFFER_AUTO body = BUFFER_INIT;
     buffer_append_text(&body, "{\"event_source\":");
