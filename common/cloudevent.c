@@ -322,24 +322,31 @@ static int read_members(struct reader *r, const struct json_value *object)
     return 0;
 }
 
-int cloudevent_parse(struct cloudevent *event, const char *json, size_t len, struct buffer *scratch,
-                     struct error *err)
+int cloudevent_read(struct cloudevent *event, const struct json_value *value, struct buffer *scratch,
+                    struct error *err)
 {
-    struct json_value value;
+    size_t len;
+    json_raw(value, &len);
     struct reader reader = {event, scratch, len, err};
     cloudevent_clear(event);
     if (len > UINT32_MAX)
         return error_set(err, ERROR_INVALID, "an event of %zu bytes", len);
-    if (json_scan(json, len, &value, err) < 0)
-        return -1;
-    if (value.type != JSON_OBJECT)
+    if (value->type != JSON_OBJECT)
         return error_set(err, ERROR_INVALID, "an event must be a JSON object, not %s",
-                         json_type_name(value.type));
-    if (read_members(&reader, &value) < 0) {
+                         json_type_name(value->type));
+    if (read_members(&reader, value) < 0) {
         cloudevent_clear(event);
         return -1;
     }
     return 0;
+}
+
+int cloudevent_parse(struct cloudevent *event, const char *json, size_t len, struct buffer *scratch,
+                     struct error *err)
+{
+    struct json_value value;
+    cloudevent_clear(event);
+    return json_scan(json, len, &value, err) < 0 ? -1 : cloudevent_read(event, &value, scratch, err);
 }
 
 int cloudevent_check(const struct cloudevent *event, struct error *err)
@@ -420,10 +427,41 @@ static bool is_extension_name(const struct cloudevent_span *name)
     return name->len > 0;
 }
 
+/* The characters that the type String may not have (CloudEvents 1.0.2, section 3.1), of valid UTF-8: controls
+ * (U+0000-1F, U+007F-9F) and noncharacters (U+FDD0-FDEF, U+xxFFFE and U+xxFFFF). */
+static bool is_string(const struct cloudevent_span *text)
+{
+    const unsigned char *p = (const unsigned char *)text->text;
+    const unsigned char *end = p + text->len;
+    for (; p < end; p++) {
+        if (*p >= 0x20 && *p < 0x7f)
+            continue;
+        if (*p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0))
+            return false;
+        if (*p == 0xef && ((p[1] == 0xb7 && p[2] >= 0x90 && p[2] <= 0xaf) || (p[1] == 0xbf && p[2] >= 0xbe)))
+            return false;
+        if (*p >= 0xf0 && (p[1] & 0x0f) == 0x0f && p[2] == 0xbf && p[3] >= 0xbe)
+            return false;
+    }
+    return true;
+}
+
+static int check_strings(const struct cloudevent *event, struct error *err)
+{
+    static const char why[] = "holds a control or a noncharacter";
+    for (unsigned i = 0; i < CE_DATA; i++)
+        if (!is_string(&event->attribute[i]))
+            return refuse(err, attribute_names[i], strlen(attribute_names[i]), why);
+    for (unsigned i = 0; i < event->n_extensions; i++)
+        if (!is_string(&event->extension[i].value))
+            return refuse(err, event->extension[i].name.text, event->extension[i].name.len, why);
+    return 0;
+}
+
 int cloudevent_conforms(const struct cloudevent *event, struct error *err)
 {
     const struct cloudevent_span *attribute = event->attribute;
-    if (cloudevent_check(event, err) < 0)
+    if (cloudevent_check(event, err) < 0 || check_strings(event, err) < 0)
         return -1;
     if (!attribute[CE_SPECVERSION].text)
         return error_set(err, ERROR_INVALID, "attribute specversion is missing");

@@ -69,15 +69,19 @@ int cloudevent_add(struct cloudevent *event, const char *name, size_t name_len, 
 int cloudevent_parse(struct cloudevent *event, const char *json, size_t len, struct buffer *scratch,
                      struct error *err);
 
+/* The same from a value of a text that was scanned. */
+int cloudevent_read(struct cloudevent *event, const struct json_value *value, struct buffer *scratch,
+                    struct error *err);
+
 /* What a CloudEvent must have here, whatever broker it comes from: non-empty id, source and type; a
  * specversion, when given, of "1.0" or "0.3". Errors: ERROR_INVALID naming the attribute. */
 int cloudevent_check(const struct cloudevent *event, struct error *err);
 
 /* What CloudEvents 1.0 demands beyond that, for publishers that can be told no (HTTP); events on brokers, as
  * the original clients write them, are not held to it. specversion must be given, extension names consist of
- * a-z and 0-9, time is a date-time of RFC 3339, datacontenttype and dataschema are not empty. An empty
- * subject is let through: it means the same as none. Includes cloudevent_check. Errors: ERROR_INVALID naming
- * the attribute. */
+ * a-z and 0-9, no value holds controls or noncharacters, time is a date-time of RFC 3339, datacontenttype and
+ * dataschema are not empty. An empty subject is let through: it means the same as none. Includes
+ * cloudevent_check. Errors: ERROR_INVALID naming the attribute. */
 int cloudevent_conforms(const struct cloudevent *event, struct error *err);
 
 /* Appends the event in the JSON event format, absent attributes left out: CE_DATA_JSON as "data": value,

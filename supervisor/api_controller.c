@@ -13,6 +13,7 @@
 #include "common/loop.h"
 #include "common/storage/storage.h"
 #include "supervisor/http.h"
+#include "supervisor/ingest.h"
 #include "supervisor/lookup.h"
 #include "supervisor/metrics.h"
 #include "supervisor/monitor.h"
@@ -359,6 +360,11 @@ static void get_metrics(struct http_request *request)
                                             .forkserver_restarts = api->forkserver_restarts,
                                             .uptime_ns = now - api->started_ns,
                                             .storage_errors = api->storage_errors};
+    struct ingest_counts counts;
+    if (api->ingest) {
+        ingest_count(api->ingest, &counts);
+        supervisor.ingest = &counts;
+    }
     metrics_write(&request->answer, &supervisor, views, n);
     free(views);
     request->content_type = "text/plain; version=0.0.4; charset=utf-8";

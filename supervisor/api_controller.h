@@ -11,6 +11,7 @@
 
 struct api_call;
 struct http_route;
+struct ingest;
 struct lookup;
 struct loop;
 struct process_table;
@@ -23,7 +24,8 @@ struct api_controller {
     struct lookup *lookup;
     struct process_table *processes;
     struct workflow_table *workflows;
-    bool listed; /* the stored workspaces have been started */
+    struct ingest *ingest; /* for its counts; NULL: none */
+    bool listed;           /* the stored workspaces have been started */
     unsigned port;
     uint64_t started_ns;
     uint64_t forkserver_restarts;

@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 
+struct api_event;
 struct command_queue;
 struct config;
 struct http_route;
@@ -24,6 +25,7 @@ struct api_trigger {
     struct process_table *processes;
     struct workflow_table *workflows; /* Thread: main */
     unsigned port;
+    struct api_event *event; /* events over HTTP */
 };
 
 /* The routes; the servers' context is the struct api_trigger. */

@@ -6,6 +6,7 @@
 
 #include "common/buffer.h"
 #include "common/clock.h"
+#include "supervisor/ingest.h"
 #include "supervisor/monitor.h"
 #include "supervisor/status.h"
 
@@ -142,6 +143,22 @@ static void write_supervisor(struct buffer *out, const struct metrics_supervisor
     single(out, "triggerflow_workspaces", "gauge", "Workspaces known to the supervisor.", (double)n_views);
 }
 
+/* Requests with events: what became of them. */
+static void write_ingest(struct buffer *out, const struct ingest_counts *counts)
+{
+    const char *refused = "triggerflow_http_event_requests_refused_total";
+    single(out, "triggerflow_http_events_accepted_total", "counter",
+           "Events over HTTP answered 202, repetitions included.", (double)counts->accepted);
+    single(out, "triggerflow_http_events_duplicate_total", "counter",
+           "Events over HTTP that were known already.", (double)counts->duplicates);
+    single(out, "triggerflow_http_event_requests_waiting", "gauge",
+           "Requests with events that are not answered yet.", (double)counts->waiting);
+    head(out, refused, "counter", "Requests with events that were refused, by status.");
+    for (size_t i = 0; counts->refused[i].status != 0; i++)
+        buffer_printf(out, "%s{status=\"%u\"} %llu\n", refused, counts->refused[i].status,
+                      (unsigned long long)counts->refused[i].requests);
+}
+
 /* One series a workspace and state, so that a query can ask for any state by name. */
 static void write_states(struct buffer *out, const struct status_view *views, size_t n_views)
 {
@@ -217,6 +234,8 @@ void metrics_write(struct buffer *out, const struct metrics_supervisor *supervis
                    const struct status_view *views, size_t n_views)
 {
     write_supervisor(out, supervisor, n_views);
+    if (supervisor->ingest)
+        write_ingest(out, supervisor->ingest);
     if (n_views == 0)
         return;
     write_states(out, views, n_views);

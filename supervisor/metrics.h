@@ -6,13 +6,15 @@
 #include <stdint.h>
 
 struct buffer;
+struct ingest_counts;
 struct status_view;
 
 struct metrics_supervisor {
     bool ready;
     uint64_t forkserver_restarts;
     uint64_t uptime_ns;
-    uint64_t storage_errors; /* failed look-ups */
+    uint64_t storage_errors;            /* failed look-ups */
+    const struct ingest_counts *ingest; /* NULL: none */
 };
 
 /* Appends all metrics: the supervisor's, then each metric of all workspaces, then of all their sources. */

@@ -147,7 +147,7 @@ static void process_forget(struct process *process)
 {
     if (process->fds[1] >= 0)
         close(process->fds[1]);
-    process->fds[0] = process->fds[1] = -1;
+    process->fds[0] = process->fds[1] = process->fds[2] = process->fds[3] = -1;
     process->state = PROCESS_NONE;
     buffer_done(&process->request);
 }
@@ -251,8 +251,8 @@ static void pump(struct process_table *table)
     bool full = false;
     while (table->ready && table->n_sent < PROCESS_IN_REQUEST_MAX &&
            (process = TAILQ_FIRST(&table->waiting)) != NULL) {
-        int result =
-            ipc_send(table->socket, process->request.data, process->request.len, process->fds, 2, &err);
+        int result = ipc_send(table->socket, process->request.data, process->request.len, process->fds,
+                              process->n_fds, &err);
         if (result == IPC_AGAIN || result == IPC_CLOSED) { /* its end arrives on its own */
             full = result == IPC_AGAIN;
             break;
@@ -441,7 +441,7 @@ pid_t process_forkserver_pid(const struct process_table *table)
 
 void process_init(struct process *process, void *owner)
 {
-    *process = (struct process){.state = PROCESS_NONE, .pidfd = -1, .fds = {-1, -1}, .owner = owner};
+    *process = (struct process){.state = PROCESS_NONE, .pidfd = -1, .fds = {-1, -1, -1, -1}, .owner = owner};
 }
 
 static void write_request(struct buffer *out, const char *workspace, uint32_t generation,
@@ -458,11 +458,14 @@ static void write_request(struct buffer *out, const char *workspace, uint32_t ge
 
 int process_spawn(struct process_table *table, struct process *process, const char *workspace,
                   uint32_t generation, const struct config *config, int arena_fd, int status_fd,
-                  struct error *err)
+                  const int event_fds[2], struct error *err)
 {
     write_request(&process->request, workspace, generation, config);
     process->fds[0] = arena_fd;
     process->fds[1] = status_fd;
+    process->fds[2] = event_fds[0];
+    process->fds[3] = event_fds[1];
+    process->n_fds = event_fds[0] >= 0 && event_fds[1] >= 0 ? 4 : 2;
     if (process->request.failed) {
         process_forget(process);
         return error_set(err, ERROR_MEMORY, "spawn request: out of memory");

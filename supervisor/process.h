@@ -39,7 +39,8 @@ struct process {
     uint32_t generation;
     pid_t pid;  /* 0: none */
     int pidfd;  /* -1: none */
-    int fds[2]; /* arena (borrowed), the child's status socket (owned until sent) */
+    int fds[4]; /* arena (borrowed), the child's status socket (owned until sent), eventfds (borrowed) */
+    unsigned n_fds;
     uint64_t sent_ns;
     struct buffer request;
     struct process_table *table;
@@ -68,11 +69,11 @@ pid_t process_forkserver_pid(const struct process_table *table); /* 0: not runni
 
 void process_init(struct process *process, void *owner);
 
-/* Requests a worker. Takes status_fd (closed here, also on failure); borrows arena_fd until spawned, failed
- * or lost. Requires: state NONE. */
+/* Requests a worker. Takes status_fd (closed here, also on failure); borrows arena_fd and event_fds, the
+ * ingest ring's (-1: none), until spawned, failed or lost. Requires: state NONE. */
 int process_spawn(struct process_table *table, struct process *process, const char *workspace,
                   uint32_t generation, const struct config *config, int arena_fd, int status_fd,
-                  struct error *err);
+                  const int event_fds[2], struct error *err);
 /* Takes back a request that was not sent yet; false when it is too late. */
 bool process_cancel(struct process_table *table, struct process *process);
 void process_kill(struct process *process); /* SIGKILL, if alive */

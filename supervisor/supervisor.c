@@ -19,6 +19,7 @@
 #include "common/loop.h"
 #include "common/storage/storage.h"
 #include "supervisor/api_controller.h"
+#include "supervisor/api_event.h"
 #include "supervisor/api_trigger.h"
 #include "supervisor/command.h"
 #include "supervisor/http.h"
@@ -28,6 +29,7 @@
 #include "supervisor/rundir.h"
 #include "supervisor/workflow.h"
 
+#define API_CONNECTIONS_MAX 2048
 #define LIST_RETRY_MIN_NS (100 * CLOCK_MS)
 #define LIST_RETRY_MAX_NS (5 * CLOCK_S)
 #define STOP_MARGIN_NS (15 * CLOCK_S) /* beyond stop_timeout: killing, reaping, the forkserver */
@@ -44,6 +46,7 @@ struct supervisor {
     struct workflow_table workflows;
     struct api_controller api;
     struct api_trigger trigger_api;
+    struct api_event *events;
     struct notify notify;
     struct http_server *tcp; /* the controller API, */
     struct http_server *local;
@@ -221,6 +224,7 @@ static int load_again(struct supervisor *s, struct error *err)
     s->config.run_directory = run_directory;
     config_done(&s->config);
     s->config = config;
+    api_event_configure(s->events, &s->config);
     return 0;
 }
 
@@ -368,7 +372,8 @@ static int api_servers_start(struct supervisor *s, struct error *err)
 {
     char path[RUNDIR_PATH_MAX];
     int fd;
-    struct http_options options = {.queue = s->queue, .context = &s->trigger_api};
+    struct http_options options = {
+        .queue = s->queue, .context = &s->trigger_api, .connections_max = API_CONNECTIONS_MAX};
     options.routes = api_trigger_routes(&options.n_routes);
     if (http_listen_tcp(s->config.api_address, s->config.api_port, &fd, &s->trigger_api.port, err) < 0 ||
         http_server_start(fd, &options, &s->api_tcp, err) < 0)
@@ -416,12 +421,16 @@ static int start(struct supervisor *s, struct error *err)
     if (processes_start(s, err) < 0 || lookup_new(&s->config, s->queue, &s->lookup, err) < 0)
         return -1;
     s->api.lookup = s->lookup;
+    if (api_event_new(&s->config, s->queue, s->lookup, &s->workflows, &s->events, err) < 0)
+        return -1;
+    s->api.ingest = api_event_ingest(s->events);
     s->trigger_api = (struct api_trigger){.loop = s->loop,
                                           .queue = s->queue,
                                           .config = &s->config,
                                           .lookup = s->lookup,
                                           .processes = s->processes,
-                                          .workflows = &s->workflows};
+                                          .workflows = &s->workflows,
+                                          .event = s->events};
     if (servers_start(s, err) < 0 || api_servers_start(s, err) < 0)
         return -1;
     return loop_timer_set(s->loop, clock_now_ns() + CLOCK_S, on_tick, s, err);
@@ -462,12 +471,14 @@ static void end(struct supervisor *s)
         command_run_all(s->queue);
     if (s->api.loop)
         api_controller_abort(&s->api);
+    api_event_abort(s->events);
     http_server_stop(s->tcp);
     http_server_stop(s->local);
     http_server_stop(s->api_tcp);
     http_server_stop(s->api_local);
     if (s->workflows.loop)
         workflow_table_done(&s->workflows);
+    api_event_free(s->events);
     command_queue_free(s->queue);
     if (s->signal_fd >= 0)
         close(s->signal_fd);

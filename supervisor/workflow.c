@@ -12,8 +12,10 @@
 #include "common/config.h"
 #include "common/error.h"
 #include "common/ipc.h"
+#include "common/json.h"
 #include "common/log.h"
 #include "common/loop.h"
+#include "supervisor/ingest.h"
 
 #define PACKETS_PER_WAKE 64 /* so that a worker that talks without end does not hold up the others */
 #define PACKETS_AT_END 1024 /* more than a socket holds */
@@ -101,9 +103,17 @@ void workflow_wait(struct workflow *workflow, struct workflow_waiter *waiter)
 
 /* ---- The arena ---- */
 
+/* The worker is gone, or nobody knows where: what it has not answered stays unanswered. */
+static void ring_close(struct workflow *w)
+{
+    if (w->table->ingest)
+        ingest_close(w->table->ingest, w->name);
+}
+
 /* Gives the arena up, keeping its poison table. */
 static void arena_drop(struct workflow *w)
 {
+    ring_close(w);
     if (w->arena) {
         w->n_poison = w->arena->n_poison < ARENA_MAX_POISON ? w->arena->n_poison : ARENA_MAX_POISON;
         memcpy(w->poison, w->arena->poison, sizeof w->poison);
@@ -154,6 +164,38 @@ static void set_state(struct workflow *w, enum workflow_state state)
     notify_waiters(w);
 }
 
+/* ---- Events over HTTP ---- */
+
+/* Whether the worker's status names an event source that takes them: 1 or 0, -1 when it does not say. */
+static int has_http_source(const struct workflow *w)
+{
+    struct json_value root, sources, none, source, class, truncated;
+    struct json_iter iter;
+    if (w->status.len == 0 || json_scan(w->status.data, w->status.len, &root, NULL) < 0 ||
+        !json_member(&root, "sources", &sources) || sources.type != JSON_ARRAY)
+        return -1;
+    json_iter_init(&iter, &sources);
+    while (json_next(&iter, &none, &source))
+        if (source.type == JSON_OBJECT && json_member(&source, "class", &class) &&
+            class.type == JSON_STRING && json_equals(&class, "HTTPEventSource", strlen("HTTPEventSource")))
+            return 1;
+    return json_member(&root, "truncated", &truncated) ? -1 : 0;
+}
+
+/* Those who wait for the workflow to take events are told what it says of itself. */
+static void ring_settle(struct workflow *w)
+{
+    if (!w->table->ingest)
+        return;
+    if (workflow_needs_adoption(w)) {
+        ingest_fail(w->table->ingest, w->name, 503, "the workspace needs adoption");
+        return;
+    }
+    int has = w->state == WORKFLOW_RUNNING ? has_http_source(w) : -1;
+    if (has >= 0)
+        ingest_settle(w->table->ingest, w->name, has > 0);
+}
+
 /* ---- The status socket ---- */
 
 static void close_status(struct workflow *w)
@@ -174,6 +216,7 @@ static void become_running(struct workflow *w)
     log_info("worker_ready", LOG_STR("workspace", w->name), LOG_INT("pid", w->process.pid),
              LOG_UINT("generation", w->generation));
     set_state(w, WORKFLOW_RUNNING);
+    ring_settle(w);
 }
 
 static void on_frame(struct workflow *w, const struct monitor_frame *frame)
@@ -189,6 +232,7 @@ static void on_frame(struct workflow *w, const struct monitor_frame *frame)
         if (w->status.failed)
             buffer_reset(&w->status, 0);
         notify_waiters(w);
+        ring_settle(w);
         break;
     case MONITOR_FINISHED:
         w->finished = true;
@@ -274,7 +318,7 @@ static void life_forget(struct workflow *w)
 }
 
 /* The worker's configuration: ours, with this workspace's adoption and without what is not its business. */
-static int spawn(struct workflow *w, int status_fd, struct error *err)
+static int spawn(struct workflow *w, int status_fd, const int event_fds[2], struct error *err)
 {
     char none[1] = "";
     struct config config = *w->table->config;
@@ -282,7 +326,7 @@ static int spawn(struct workflow *w, int status_fd, struct error *err)
     if (w->adopt)
         config.adopt = w->adopt;
     return process_spawn(w->table->processes, &w->process, w->name, w->generation, &config, w->arena_fd,
-                         status_fd, err);
+                         status_fd, event_fds, err);
 }
 
 static void restart_later(struct workflow *w)
@@ -308,6 +352,7 @@ static void life_failed(struct workflow *w, const char *error)
 {
     log_error("worker_start", LOG_STR("workspace", w->name), LOG_STR("error", error));
     close_status(w);
+    ring_close(w);
     life_record_end(w, "start", error);
     if (w->state == WORKFLOW_STOPPING)
         set_state(w, WORKFLOW_STOPPED);
@@ -318,7 +363,7 @@ static void life_failed(struct workflow *w, const char *error)
 static void life_begin(struct workflow *w)
 {
     struct error err;
-    int fds[2];
+    int fds[2], event_fds[2] = {-1, -1};
     life_forget(w);
     if (w->state != WORKFLOW_STARTING)
         set_state(w, WORKFLOW_STARTING);
@@ -338,7 +383,13 @@ static void life_begin(struct workflow *w)
         life_failed(w, err.message);
         return;
     }
-    if (spawn(w, fds[1], &err) < 0)
+    if (w->table->ingest &&
+        ingest_open(w->table->ingest, w->name, w->arena, &event_fds[0], &event_fds[1], &err) < 0) {
+        close(fds[1]);
+        life_failed(w, err.message);
+        return;
+    }
+    if (spawn(w, fds[1], event_fds, &err) < 0)
         life_failed(w, err.message);
 }
 
@@ -418,6 +469,7 @@ void workflow_on_ended(void *owner, const struct process_end *end)
     struct workflow *w = owner;
     read_status(w, PACKETS_AT_END); /* its last words */
     close_status(w);
+    ring_close(w);
     loop_timer_cancel(w->table->loop, on_stop_timer, w);
     monitor_sample(w->arena, clock_now_ns(), &w->sample);
     w->events_per_second = 0;

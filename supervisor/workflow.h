@@ -30,6 +30,7 @@
 
 struct config;
 struct error;
+struct ingest;
 struct loop;
 struct status_view;
 
@@ -109,6 +110,7 @@ struct workflow_table {
     struct loop *loop;
     struct process_table *processes;
     const struct config *config; /* for lives that begin from now on */
+    struct ingest *ingest;       /* the rings for events over HTTP; NULL: none */
     struct hash_table by_name;
     struct workflow_list all;
     struct workflow_list inactive;

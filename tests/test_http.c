@@ -1,6 +1,4 @@
 /* supervisor/http.h: a server in this process, and clients that write bytes. */
-#include <arpa/inet.h>
-#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -11,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -20,6 +17,7 @@
 #include "common/loop.h"
 #include "supervisor/command.h"
 #include "supervisor/http.h"
+#include "tests/support/http_client.h"
 #include "tests/support/wait.h"
 
 #define LARGE_MAX (1u << 20)
@@ -181,70 +179,12 @@ static int teardown(void **state)
 
 static int client(const struct bed *bed)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons((uint16_t)bed->port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct timeval patience = {.tv_sec = 60};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
-    return fd;
+    return http_client_connect(bed->port);
 }
 
-static void send_all(int fd, const char *text, size_t len)
+static int ask(const struct bed *bed, const char *request, char answer[HTTP_CLIENT_ANSWER_MAX])
 {
-    for (size_t at = 0; at < len;) {
-        ssize_t n = send(fd, text + at, len - at, MSG_NOSIGNAL);
-        if (n <= 0)
-            return; /* the server has hung up: what it said is still to be read */
-        at += (size_t)n;
-    }
-}
-
-static void send_text(int fd, const char *text)
-{
-    send_all(fd, text, strlen(text));
-}
-
-/* Reads one answer (of a known length, or without a body for HEAD) into `to`; its status, 0 at the end. */
-static int read_answer(int fd, char to[8192], bool head)
-{
-    size_t len = 0, want = SIZE_MAX;
-    to[0] = '\0';
-    while (len < want && len < 8191) {
-        ssize_t n = recv(fd, to + len, want == SIZE_MAX ? 1 : want - len, 0);
-        if (n <= 0)
-            return 0;
-        len += (size_t)n;
-        to[len] = '\0';
-        if (want == SIZE_MAX && len >= 4 && memcmp(to + len - 4, "\r\n\r\n", 4) == 0) {
-            const char *length = strcasestr(to, "content-length:");
-            want = len + (length && !head ? (size_t)atoll(length + 15) : 0);
-        }
-    }
-    return atoi(to + strlen("HTTP/1.1 "));
-}
-
-static const char *body_of(const char *answer)
-{
-    return strstr(answer, "\r\n\r\n") + 4;
-}
-
-static bool at_end(int fd)
-{
-    char c;
-    return recv(fd, &c, 1, 0) <= 0;
-}
-
-/* One request on a connection of its own. */
-static int ask(const struct bed *bed, const char *request, char answer[8192])
-{
-    int fd = client(bed);
-    send_text(fd, request);
-    int status = read_answer(fd, answer, strncmp(request, "HEAD", 4) == 0);
-    close(fd);
-    return status;
+    return http_client_ask(bed->port, request, strlen(request), answer);
 }
 
 /* Paths that do not exist want credentials, too. */
@@ -255,11 +195,11 @@ static int ask(const struct bed *bed, const char *request, char answer[8192])
 
 static void test_stars(void **state)
 {
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     assert_int_equal(ask(*state, "GET /a/one/b/t%20wo%2F HTTP/1.1\r\n" HOST "\r\n", answer), 200);
-    assert_string_equal(body_of(answer), "GET|one|t wo/|q=-|r=-|h=-|0");
+    assert_string_equal(http_client_body(answer), "GET|one|t wo/|q=-|r=-|h=-|0");
     assert_int_equal(ask(*state, "GET /a/one HTTP/1.1\r\n" HOST "\r\n", answer), 200);
-    assert_string_equal(body_of(answer), "GET|one||q=-|r=-|h=-|0");
+    assert_string_equal(http_client_body(answer), "GET|one||q=-|r=-|h=-|0");
     assert_int_equal(ask(*state, "GET /a/one/b/ HTTP/1.1\r\n" HOST "\r\n", answer), 404);
     assert_int_equal(ask(*state, "GET /a/one/b/two/ HTTP/1.1\r\n" HOST "\r\n", answer), 404);
     assert_int_equal(ask(*state, "GET /a//b/two HTTP/1.1\r\n" HOST "\r\n", answer), 404);
@@ -272,61 +212,61 @@ static void test_stars(void **state)
 static void test_methods(void **state)
 {
     static const char *const methods[] = {"GET", "DELETE", "PUT", "PATCH"};
-    char answer[8192], request[256], expected[64];
+    char answer[HTTP_CLIENT_ANSWER_MAX], request[256], expected[64];
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         snprintf(request, sizeof request,
                  "%s /a/w HTTP/1.1\r\n" HOST "X-Test: v\r\nContent-Length: 2\r\n\r\n{}", methods[i]);
         snprintf(expected, sizeof expected, "%s|w||q=-|r=-|h=v|2", methods[i]);
         assert_int_equal(ask(*state, request, answer), 200);
-        assert_string_equal(body_of(answer), expected);
+        assert_string_equal(http_client_body(answer), expected);
     }
     assert_int_equal(ask(*state, "HEAD /a/w HTTP/1.1\r\n" HOST "\r\n", answer), 200);
-    assert_string_equal(body_of(answer), "");
+    assert_string_equal(http_client_body(answer), "");
     assert_non_null(strstr(answer, "Content-Length: 20\r\n"));
 }
 
 static void test_query(void **state)
 {
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     assert_int_equal(ask(*state, "GET /a/w?r&q=a+b%26c&q=2 HTTP/1.1\r\n" HOST "\r\n", answer), 200);
-    assert_string_equal(body_of(answer), "GET|w||q=a b&c|r=|h=-|0");
+    assert_string_equal(http_client_body(answer), "GET|w||q=a b&c|r=|h=-|0");
     assert_int_equal(ask(*state, "GET /a/w?q=%z HTTP/1.1\r\n" HOST "\r\n", answer), 400);
     assert_int_equal(ask(*state, "GET /a/w?q=%00 HTTP/1.1\r\n" HOST "\r\n", answer), 400);
     assert_int_equal(ask(*state, "PUT /a/w?q=1 HTTP/1.1\r\n" HOST "Content-Length: 0\r\n\r\n", answer), 200);
-    assert_string_equal(body_of(answer), "PUT|w||q=1|r=-|h=-|0");
+    assert_string_equal(http_client_body(answer), "PUT|w||q=1|r=-|h=-|0");
 }
 
 static void test_direct(void **state)
 {
     struct bed *bed = *state;
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     int fd = client(bed);
     for (int i = 0; i < 20; i++) { /* on one connection, answered at once or by another thread */
-        send_text(fd, "GET /direct HTTP/1.1\r\n" HOST "\r\n");
-        assert_int_equal(read_answer(fd, answer, false), 200);
-        send_text(fd, "GET /race HTTP/1.1\r\n" HOST "\r\n");
-        assert_int_equal(read_answer(fd, answer, false), 200);
-        assert_string_equal(body_of(answer), "\"later\"");
+        http_client_send_text(fd, "GET /direct HTTP/1.1\r\n" HOST "\r\n");
+        assert_int_equal(http_client_read(fd, answer, false), 200);
+        http_client_send_text(fd, "GET /race HTTP/1.1\r\n" HOST "\r\n");
+        assert_int_equal(http_client_read(fd, answer, false), 200);
+        assert_string_equal(http_client_body(answer), "\"later\"");
     }
-    send_text(fd, "GET /keep HTTP/1.1\r\n" HOST "\r\n");
+    http_client_send_text(fd, "GET /keep HTTP/1.1\r\n" HOST "\r\n");
     struct http_request *request;
     WAIT((request = atomic_exchange(&bed->kept, NULL)) != NULL);
     answer_later(request);
-    assert_int_equal(read_answer(fd, answer, false), 200);
+    assert_int_equal(http_client_read(fd, answer, false), 200);
     close(fd);
 }
 
 static void test_retry_after(void **state)
 {
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     assert_int_equal(ask(*state, "GET /busy HTTP/1.1\r\n" HOST "\r\n", answer), 429);
     assert_non_null(strstr(answer, "Retry-After: 7\r\n"));
-    assert_string_equal(body_of(answer), "{\"error\":\"busy\"}");
+    assert_string_equal(http_client_body(answer), "{\"error\":\"busy\"}");
 }
 
 static void test_authorise(void **state)
 {
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     assert_int_equal(ask(*state, "GET /secret HTTP/1.1\r\n" ANONYMOUS "\r\n", answer), 401);
     assert_non_null(strstr(answer, "WWW-Authenticate: Basic realm=\"triggerflow\"\r\n"));
     /* ann:a:b, ann:a:c, banned:x, no colon, not base64, a NUL inside */
@@ -340,7 +280,7 @@ static void test_authorise(void **state)
         ask(*state, "GET /secret HTTP/1.1\r\n" ANONYMOUS "Authorization: Basic YmFubmVkOng=\r\n\r\n", answer),
         403);
     assert_null(strstr(answer, "WWW-Authenticate"));
-    assert_string_equal(body_of(answer), "{\"error\":\"banned\"}");
+    assert_string_equal(http_client_body(answer), "{\"error\":\"banned\"}");
     assert_int_equal(
         ask(*state, "GET /secret HTTP/1.1\r\n" ANONYMOUS "Authorization: Basic YW5u\r\n\r\n", answer), 401);
     assert_int_equal(
@@ -353,7 +293,8 @@ static void test_authorise(void **state)
 }
 
 /* A POST with a body of len bytes, with a length or in chunks. */
-static int post(const struct bed *bed, const char *path, size_t len, bool chunked, char answer[8192])
+static int post(const struct bed *bed, const char *path, size_t len, bool chunked,
+                char answer[HTTP_CLIENT_ANSWER_MAX])
 {
     char head[256];
     int fd = client(bed);
@@ -365,24 +306,25 @@ static int post(const struct bed *bed, const char *path, size_t len, bool chunke
                  path, len);
     else
         snprintf(head, sizeof head, "POST %s HTTP/1.1\r\n" HOST "Content-Length: %zu\r\n\r\n", path, len);
-    send_text(fd, head);
-    send_all(fd, body, len);
+    http_client_send_text(fd, head);
+    http_client_send(fd, body, len);
     if (chunked)
-        send_text(fd, "\r\n0\r\n\r\n");
+        http_client_send_text(fd, "\r\n0\r\n\r\n");
     free(body);
-    int status = read_answer(fd, answer, false);
+    int status = http_client_read(fd, answer, false);
     close(fd);
     return status;
 }
 
 static void test_body_max(void **state)
 {
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     for (int chunked = 0; chunked < 2; chunked++) {
         assert_int_equal(post(*state, "/large", LARGE_MAX, chunked, answer), 200);
-        assert_string_equal(body_of(answer), "POST|||q=-|r=-|h=-|1048576");
+        assert_string_equal(http_client_body(answer), "POST|||q=-|r=-|h=-|1048576");
         assert_int_equal(post(*state, "/large", LARGE_MAX + 1, chunked, answer), 413);
-        assert_string_equal(body_of(answer), "{\"error\":\"the body is larger than 1048576 bytes\"}");
+        assert_string_equal(http_client_body(answer),
+                            "{\"error\":\"the body is larger than 1048576 bytes\"}");
         assert_int_equal(post(*state, "/small", 8, chunked, answer), 200);
         assert_int_equal(post(*state, "/small", 9, chunked, answer), 413);
         assert_int_equal(post(*state, "/a/w/special", HTTP_BODY_MAX + 1, chunked, answer), 413);
@@ -400,12 +342,13 @@ static void test_body_max(void **state)
 
 static void test_expect(void **state)
 {
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     int fd = client(*state);
-    send_text(fd, "POST /small HTTP/1.1\r\n" HOST "Content-Length: 2\r\nExpect: 100-continue\r\n\r\n");
-    assert_int_equal(read_answer(fd, answer, true), 100);
-    send_text(fd, "{}");
-    assert_int_equal(read_answer(fd, answer, false), 200);
+    http_client_send_text(fd, "POST /small HTTP/1.1\r\n" HOST
+                              "Content-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+    assert_int_equal(http_client_read(fd, answer, true), 100);
+    http_client_send_text(fd, "{}");
+    assert_int_equal(http_client_read(fd, answer, false), 200);
     close(fd);
     assert_int_equal(ask(*state,
                          "POST /small HTTP/1.1\r\n" HOST "Content-Length: 9\r\nExpect: 100-continue\r\n\r\n",
@@ -419,43 +362,44 @@ static void test_expect(void **state)
 
 static void test_old_protocol(void **state)
 {
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     int fd = client(*state);
-    send_text(fd, "GET /a/w HTTP/1.0\r\n\r\n");
-    assert_int_equal(read_answer(fd, answer, false), 200);
-    assert_true(at_end(fd));
+    http_client_send_text(fd, "GET /a/w HTTP/1.0\r\n\r\n");
+    assert_int_equal(http_client_read(fd, answer, false), 200);
+    assert_true(http_client_at_end(fd));
     close(fd);
 }
 
 static void test_pipelining(void **state)
 {
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     int fd = client(*state);
-    send_text(fd, "POST /small HTTP/1.1\r\n" HOST "Content-Length: 1\r\n\r\nx"
-                  "GET /a/w HTTP/1.1\r\n" HOST "\r\nGET /race HTTP/1.1\r\n" HOST
-                  "\r\nGET /nowhere HTTP/1.1\r\n" HOST "\r\nGET /direct HTTP/1.1\r\n" HOST "\r\n");
+    http_client_send_text(fd,
+                          "POST /small HTTP/1.1\r\n" HOST "Content-Length: 1\r\n\r\nx"
+                          "GET /a/w HTTP/1.1\r\n" HOST "\r\nGET /race HTTP/1.1\r\n" HOST
+                          "\r\nGET /nowhere HTTP/1.1\r\n" HOST "\r\nGET /direct HTTP/1.1\r\n" HOST "\r\n");
     static const int expected[] = {200, 200, 200, 404, 200};
     for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++)
-        assert_int_equal(read_answer(fd, answer, false), expected[i]);
+        assert_int_equal(http_client_read(fd, answer, false), expected[i]);
     close(fd);
 }
 
 /* Connections that bring nothing give way; one that has brought requests outlives them. */
 static void test_connections_max(void **state)
 {
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     int good = client(*state);
-    send_text(good, "GET /direct HTTP/1.1\r\n" HOST "\r\n");
-    assert_int_equal(read_answer(good, answer, false), 200);
+    http_client_send_text(good, "GET /direct HTTP/1.1\r\n" HOST "\r\n");
+    assert_int_equal(http_client_read(good, answer, false), 200);
     int idle[10 * CONNECTIONS];
     for (size_t i = 0; i < sizeof idle / sizeof idle[0]; i++) {
         idle[i] = client(*state);
-        send_text(idle[i], "GET /dir");
+        http_client_send_text(idle[i], "GET /dir");
     }
-    assert_true(at_end(idle[0]));
+    assert_true(http_client_at_end(idle[0]));
     assert_int_equal(ask(*state, "GET /direct HTTP/1.1\r\n" HOST "\r\n", answer), 200);
-    send_text(good, "GET /direct HTTP/1.1\r\n" HOST "\r\n");
-    assert_int_equal(read_answer(good, answer, false), 200);
+    http_client_send_text(good, "GET /direct HTTP/1.1\r\n" HOST "\r\n");
+    assert_int_equal(http_client_read(good, answer, false), 200);
     close(good);
     for (size_t i = 0; i < sizeof idle / sizeof idle[0]; i++)
         close(idle[i]);
@@ -465,18 +409,18 @@ static void test_connections_max(void **state)
 static void test_connections_busy(void **state)
 {
     struct bed *bed = *state;
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     int fds[CONNECTIONS];
     struct http_request *waiting[CONNECTIONS];
     for (size_t i = 0; i < CONNECTIONS; i++) {
         fds[i] = client(bed);
-        send_text(fds[i], "GET /keep HTTP/1.1\r\n" HOST "\r\n");
+        http_client_send_text(fds[i], "GET /keep HTTP/1.1\r\n" HOST "\r\n");
         WAIT((waiting[i] = atomic_exchange(&bed->kept, NULL)) != NULL);
     }
     assert_int_equal(ask(bed, "GET /direct HTTP/1.1\r\n" HOST "\r\n", answer), 0);
     for (size_t i = 0; i < CONNECTIONS; i++) {
         answer_later(waiting[i]);
-        assert_int_equal(read_answer(fds[i], answer, false), 200);
+        assert_int_equal(http_client_read(fds[i], answer, false), 200);
         close(fds[i]);
     }
 }
@@ -484,7 +428,7 @@ static void test_connections_busy(void **state)
 static void test_closed(void **state)
 {
     struct bed *bed = *state;
-    char answer[8192];
+    char answer[HTTP_CLIENT_ANSWER_MAX];
     http_server_close(bed->server);
     assert_int_equal(ask(bed, "GET /direct HTTP/1.1\r\n" HOST "\r\n", answer), 503);
     assert_int_equal(ask(bed, "GET /a/w HTTP/1.1\r\n" HOST "\r\n", answer), 503);

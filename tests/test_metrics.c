@@ -1,4 +1,5 @@
 /* The metrics page: its format, its values, and promtool's opinion where that is installed. */
+#include "supervisor/ingest.h"
 #include "supervisor/metrics.h"
 
 #include <setjmp.h>
@@ -14,8 +15,13 @@
 #include "supervisor/monitor.h"
 #include "supervisor/status.h"
 
-static const struct metrics_supervisor supervisor = {
-    .ready = true, .forkserver_restarts = 2, .uptime_ns = 1500 * CLOCK_MS, .storage_errors = 1};
+static const struct ingest_counts ingest = {
+    .accepted = 12, .duplicates = 3, .waiting = 1, .refused = {{400, 2}, {429, 5}}};
+static const struct metrics_supervisor supervisor = {.ingest = &ingest,
+                                                     .ready = true,
+                                                     .forkserver_restarts = 2,
+                                                     .uptime_ns = 1500 * CLOCK_MS,
+                                                     .storage_errors = 1};
 
 static struct status_view view_of(const char *name, const char *state, const struct monitor_sample *sample)
 {

@@ -277,11 +277,11 @@ int fake_worker_main(void)
     unsigned n_fds;
     ipc_send(IPC_FORKSERVER_FD, ready, sizeof ready - 1, NULL, 0, &err);
     while (ipc_receive(IPC_FORKSERVER_FD, 1, packet, &len, fds, &n_fds, &err) == 0) {
-        if (n_fds != 2)
+        if (n_fds != 4)
             return 1;
         spawn(packet, len, fds);
-        close(fds[0]);
-        close(fds[1]);
+        for (unsigned i = 0; i < n_fds; i++)
+            close(fds[i]);
     }
     return 0;
 }
