@@ -329,6 +329,8 @@ int trigger_patch(struct trigger *trigger, const struct json_value *members, str
     if (!state)
         return error_set(err, ERROR_MEMORY, "out of memory");
     int r = trigger->condition->load(state, &after, err);
+    if (r == 0 && trigger->condition->check) /* as strict as registration */
+        r = trigger->condition->check(&after, err);
     if (r == 0)
         r = replace_context(trigger, &after, state, err);
     free(state);

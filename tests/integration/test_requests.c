@@ -114,6 +114,8 @@ static void test_patch(void **state)
     assert_int_equal(supervised_ask(s, "\"message\":\"patch\",\"trigger\":\"join\",\"context\":{\"z\":1}"),
                      1);
     assert_int_equal(worker_bed_counter(s->bed, "join"), 105);
+    assert_int_equal(supervised_ask(s, "\"message\":\"patch\",\"trigger\":\"join\",\"context\":{\"join\":0}"),
+                     -400);
     assert_int_equal(supervised_ask(s, "\"message\":\"patch\",\"trigger\":\"none\",\"context\":{}"), -404);
     assert_int_equal(supervised_ask(s, "\"message\":\"patch\",\"trigger\":\"join\",\"context\":3"), -400);
     /* A trigger that has just been stored is found. */
