@@ -15,6 +15,9 @@
 #include "common/storage/sqlite_internal.h"
 
 #define CHECKPOINT_FRAMES 2000 /* pages in the write-ahead log at which they are moved into the file */
+/* Debian's default overwrites what is deleted with zeros: every group of the event log would be written
+ * twice. */
+#define NO_SECURE_DELETE "PRAGMA secure_delete=OFF;"
 #define LOG_LIMIT "PRAGMA journal_size_limit=8388608;" /* bytes of it that are kept for the next ones */
 
 static const char *const statements[SQLITE_STATEMENTS] = {
@@ -143,7 +146,7 @@ int sqlite_file_open(struct sqlite_storage *s, const char *path, const char *wor
     sqlite3_db_config(file->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     if (sqlite_file_run(file,
                         "PRAGMA synchronous=FULL; PRAGMA cell_size_check=ON; PRAGMA trusted_schema=OFF;"
-                        "PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;" LOG_LIMIT,
+                        "PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;" NO_SECURE_DELETE LOG_LIMIT,
                         err) < 0) {
         sqlite_file_close(file);
         return -1;
