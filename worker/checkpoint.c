@@ -282,7 +282,9 @@ static void place_barriers(struct checkpoint *c, uint64_t epoch)
     atomic_store(&c->intent_waits, false);
     for (uint32_t left = mask; left; left &= left - 1) {
         struct source *s = c->worker->sources[__builtin_ctz(left)];
+        atomic_store(&s->barrier_waits, true);
         pthread_mutex_lock(&s->emit);
+        atomic_store(&s->barrier_waits, false);
         buffer_reset(&c->cut.position[s->index], 4096);
         s->type->position(s, &c->cut.position[s->index]);
         if (s->type->log_passed)

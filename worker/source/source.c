@@ -30,7 +30,9 @@ extern const struct source_type source_internal;
 #define PUBLISH_EVERY 64            /* records */
 #define SMALL_BATCH 8               /* records that are not worth waking a shard for */
 #define WAIT_TIMEOUT (30 * CLOCK_S) /* a net under every sleep */
-#define BEAT_EVERY (20 * CLOCK_MS)  /* while it waits for others: it is not the one that hangs */
+#define GIVE_WAY_NS 10000           /* at a time, to a waiting barrier */
+#define GIVE_WAY_TIMES 100
+#define BEAT_EVERY (20 * CLOCK_MS) /* while it waits for others: it is not the one that hangs */
 
 /* An event source's document, as far as all classes have it. */
 struct definition {
@@ -339,8 +341,16 @@ void source_begin_batch(struct source *source)
     begin(source);
 }
 
+/* Lets the checkpoint thread have the lock first, when it waits for it. */
+static void give_way(const struct source *source)
+{
+    for (unsigned i = 0; i < GIVE_WAY_TIMES && atomic_load(&source->barrier_waits); i++)
+        nanosleep(&(struct timespec){.tv_nsec = GIVE_WAY_NS}, NULL);
+}
+
 bool source_try_batch(struct source *source)
 {
+    give_way(source);
     pthread_mutex_lock(&source->emit);
     if (worker_held(source->worker)) {
         pthread_mutex_unlock(&source->emit);

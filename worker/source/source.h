@@ -90,6 +90,8 @@ struct source {
     struct arena_thread *life;
 
     pthread_mutex_t emit;
+    _Atomic bool barrier_waits; /* the checkpoint thread wants `emit`: the lock alone would let a busy source
+                                   take it again and again */
     /* Requires: emit */
     struct ring_producer rings[ARENA_MAX_SHARDS];
     const struct router *router;
