@@ -1,4 +1,4 @@
-# make          builds build/triggerflow-supervisor and build/triggerflow-worker
+# make          builds build/triggerflow-supervisor, build/triggerflow-worker and build/triggerflow
 # make demo     a workflow of 1,000 tasks whose worker is killed half-way
 # make check    runs every test
 # make install  installs what is built (PREFIX=/usr/local, DESTDIR=)
@@ -21,7 +21,7 @@ SECONDS := 30
 PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev \
                   libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev
 PACKAGES_demo := redis-server redis-tools
-PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl
+PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl python3
 PACKAGES_bench := redis-server redis-tools
 PACKAGES_lint := clang-format clang-tidy
 PACKAGES_fuzz := clang libclang-rt-14-dev
@@ -52,15 +52,16 @@ programs = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
 COMMON := $(call objects,$(wildcard common/*.c common/storage/*.c))
 WORKER := $(call objects,$(filter-out worker/main.c,$(wildcard worker/*.c worker/*/*.c)))
 SUPERVISOR := $(call objects,$(filter-out supervisor/main.c,$(wildcard supervisor/*.c)))
+CLI := $(call objects,$(filter-out cli/main.c,$(wildcard cli/*.c)))
 SUPPORT := $(call objects,$(wildcard tests/support/*.c))
-PROGRAMS := $(BUILD)/triggerflow-supervisor $(BUILD)/triggerflow-worker
+PROGRAMS := $(BUILD)/triggerflow-supervisor $(BUILD)/triggerflow-worker $(BUILD)/triggerflow
 UNIT_TESTS := $(call programs,tests/test_*.c)
 INTEGRATION_TESTS := $(call programs,tests/integration/test_*.c)
 TESTS := $(UNIT_TESTS) $(INTEGRATION_TESTS)
 BENCHES := $(call programs,bench/bench_*.c)
 FUZZERS := $(call programs,tests/fuzz/fuzz_*.c)
-SOURCES := $(wildcard common/*.[ch] common/*/*.[ch] worker/*.[ch] worker/*/*.[ch] supervisor/*.[ch] tests/*.[ch] \
-             tests/*/*.[ch] bench/*.[ch])
+SOURCES := $(wildcard common/*.[ch] common/*/*.[ch] worker/*.[ch] worker/*/*.[ch] supervisor/*.[ch] cli/*.[ch] \
+             tests/*.[ch] tests/*/*.[ch] bench/*.[ch])
 
 .PHONY: all programs tests benches fuzzers demo check check-asan check-tsan lint fuzz bench format clean help \
         install install-strip uninstall \
@@ -73,11 +74,11 @@ benches: $(BENCHES)
 fuzzers: $(FUZZERS)
 
 # Compiling and linking. Nothing is compiled before its packages are installed.
-$(COMMON) $(WORKER) $(SUPERVISOR) $(PROGRAMS:$(BUILD)/triggerflow-%=$(BUILD)/%/main.o): | build/packages.build
+$(COMMON) $(WORKER) $(SUPERVISOR) $(CLI) $(BUILD)/cli/main.o $(PROGRAMS:$(BUILD)/triggerflow-%=$(BUILD)/%/main.o): | build/packages.build
 $(TESTS:=.o) $(SUPPORT): | build/packages.build build/packages.test
 $(BENCHES:=.o): | build/packages.build build/packages.bench
 ifeq ($(SAN),fuzz)
-$(COMMON) $(WORKER) $(SUPERVISOR) $(FUZZERS:=.o): | build/packages.build build/packages.fuzz
+$(COMMON) $(WORKER) $(SUPERVISOR) $(CLI) $(FUZZERS:=.o): | build/packages.build build/packages.fuzz
 endif
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -85,14 +86,17 @@ $(BUILD)/%.o: %.c
 $(BUILD)/libcommon.a: $(COMMON)
 $(BUILD)/libworker.a: $(WORKER)
 $(BUILD)/libsupervisor.a: $(SUPERVISOR)
+$(BUILD)/libcli.a: $(CLI)
 $(BUILD)/libsupport.a: $(SUPPORT)
 $(BUILD)/%.a:
 	@rm -f $@
 	$(if $(V),,@)$(AR) rcs $@ $^
 $(BUILD)/triggerflow-supervisor: $(BUILD)/supervisor/main.o $(BUILD)/libsupervisor.a $(BUILD)/libcommon.a
 $(BUILD)/triggerflow-worker: $(BUILD)/worker/main.o $(BUILD)/libworker.a $(BUILD)/libcommon.a
-$(TESTS) $(BENCHES): %: %.o $(BUILD)/libsupport.a $(BUILD)/libworker.a $(BUILD)/libsupervisor.a $(BUILD)/libcommon.a
-$(FUZZERS): %: %.o $(BUILD)/libworker.a $(BUILD)/libsupervisor.a $(BUILD)/libcommon.a
+$(BUILD)/triggerflow: $(BUILD)/cli/main.o $(BUILD)/libcli.a $(BUILD)/libcommon.a
+$(TESTS) $(BENCHES): %: %.o $(BUILD)/libsupport.a $(BUILD)/libworker.a $(BUILD)/libsupervisor.a $(BUILD)/libcli.a \
+    $(BUILD)/libcommon.a
+$(FUZZERS): %: %.o $(BUILD)/libworker.a $(BUILD)/libsupervisor.a $(BUILD)/libcli.a $(BUILD)/libcommon.a
 $(TESTS): LDLIBS += -lcmocka
 $(FUZZERS): LDFLAGS += -fsanitize=fuzzer
 $(EXTRA): | build/packages.build
@@ -169,7 +173,7 @@ lint-format: | build/packages.lint
 lint-warnings: | build/packages.build build/packages.test build/packages.bench
 	@$(MAKE) SAN=lint WERROR=1 programs tests benches
 lint-tidy: | build/packages.build build/packages.lint
-	@printf '%s\n' $(filter-out %.h,$(filter common/% worker/% supervisor/%,$(SOURCES))) | \
+	@printf '%s\n' $(filter-out %.h,$(filter common/% worker/% supervisor/% cli/%,$(SOURCES))) | \
 	    xargs -P$$(nproc) -I{} sh -c 'clang-tidy --quiet {} -- $(DEFINES) 2>/dev/null \
 	        $$([ {} = common/error.c ] || echo -include .ci/analyzer.h)'
 format: | build/packages.lint
@@ -190,7 +194,7 @@ clean:
 	rm -rf build
 
 help:
-	@echo 'make             builds build/triggerflow-supervisor and build/triggerflow-worker'
+	@echo 'make             builds build/triggerflow-supervisor, build/triggerflow-worker and build/triggerflow'
 	@echo 'make demo        runs a workflow of 1,000 tasks and kills its worker half-way'
 	@echo 'make check       runs every test'
 	@echo 'make check-asan  the same with AddressSanitizer and UndefinedBehaviorSanitizer'
