@@ -305,6 +305,8 @@ static void sqlite_close(struct storage *storage)
         close_file(s, s->list);
     if (s->directory_fd >= 0)
         close(s->directory_fd);
+    if (s->turns_fd >= 0)
+        close(s->turns_fd);
     if (s->watch_fd >= 0)
         close(s->watch_fd);
     free(s->directory);
@@ -332,7 +334,7 @@ static int sqlite_open(const struct config *config, const char *client_name, str
         return error_set(err, ERROR_MEMORY, "out of memory for the storage");
     }
     s->head.type = &storage_sqlite;
-    s->directory_fd = s->watch_fd = -1;
+    s->directory_fd = s->turns_fd = s->watch_fd = -1;
     s->watch_every_ns = config->trigger_refresh_ns;
     *ret_storage = &s->head;
     return 0;

@@ -37,12 +37,12 @@ static int check_whole(struct sqlite_file *file, struct error *err)
     return found[0] ? sqlite_file_damaged(file, err, found) : 0;
 }
 
-static int claim(struct sqlite_file *file, const char *writer, struct storage_claim *ret_claim,
-                 struct error *err)
+static int claim(struct sqlite_storage *s, struct sqlite_file *file, const char *writer,
+                 struct storage_claim *ret_claim, struct error *err)
 {
     struct sqlite_state state;
     if (check_whole(file, err) < 0 || sqlite_file_run(file, CLAIMED_CACHE, err) < 0 ||
-        sqlite_file_begin(file, err) < 0 || sqlite_state_read(file, &state, err) < 0)
+        sqlite_file_begin(s, file, err) < 0 || sqlite_state_read(file, &state, err) < 0)
         return -1;
     snprintf(state.writer, sizeof state.writer, "%s", writer);
     if (sqlite_state_write(file, &state, err) < 0 || sqlite_file_commit(file, err) < 0)
@@ -60,7 +60,7 @@ int sqlite_storage_claim(struct storage *storage, const char *workspace, const c
     int rc = sqlite_workspace_locked(s, workspace, &file, err);
     if (rc != 0)
         return rc;
-    rc = claim(file, writer, ret_claim, err);
+    rc = claim(s, file, writer, ret_claim, err);
     sqlite_file_rollback(file);
     sqlite_directory_unlock(s);
     return rc;
@@ -127,15 +127,16 @@ static int write_changes(struct sqlite_file *file, const struct storage_commit *
 
 int sqlite_storage_commit(struct storage *storage, const struct storage_commit *commit, struct error *err)
 {
+    struct sqlite_storage *s = (struct sqlite_storage *)storage;
     struct sqlite_file *file;
     struct sqlite_state state;
     assert(commit->epoch > 0 && commit->log_consumed < UINT64_MAX);
-    int rc = sqlite_workspace((struct sqlite_storage *)storage, commit->workspace, &file, err);
+    int rc = sqlite_workspace(s, commit->workspace, &file, err);
     if (rc == STORAGE_ABSENT) {
         error_set(err, ERROR_FENCED, "workspace %s is gone", commit->workspace);
         return STORAGE_FENCED;
     }
-    if (rc < 0 || sqlite_file_begin(file, err) < 0)
+    if (rc < 0 || sqlite_file_begin(s, file, err) < 0)
         return -1;
     rc = sqlite_state_read(file, &state, err);
     if (rc == 0)

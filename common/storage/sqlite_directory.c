@@ -4,7 +4,11 @@
  * The lock is the directory's flock, which dies with its process. Whoever makes or removes files holds it
  * exclusively; whoever opens or closes one holds it shared, for the moment. So a database is never opened
  * together with the write-ahead log of another incarnation, and the last connection to an incarnation never
- * removes the log of the next one (SQLite finds both by name). */
+ * removes the log of the next one (SQLite finds both by name).
+ *
+ * Who wants to write to a workspace holds, while it waits for SQLite's lock of it, a byte of the file `turns`
+ * (it stays empty). SQLite's waiting is asking again now and then: without this a thread that writes again at
+ * once, as the event log's does, would hardly ever let another one in. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -22,6 +26,7 @@
 
 #define WAIT_NS (10 * CLOCK_S)
 #define WORKSPACES_DIRECTORY "workspaces"
+#define TURNS_FILE "turns"
 
 bool sqlite_wait(struct sqlite_storage *s, unsigned attempt)
 {
@@ -37,6 +42,32 @@ bool sqlite_wait(struct sqlite_storage *s, unsigned attempt)
     long ns = attempt < 20 ? 30000 : attempt < 100 ? 300000 : 5000000;
     nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
     return true;
+}
+
+/* ---- taking turns ---- */
+
+static struct flock turn(const char *workspace, short type)
+{
+    uint64_t place = sqlite_sum("", 0, workspace, strlen(workspace));
+    return (struct flock){.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)(place >> 2), .l_len = 1};
+}
+
+int sqlite_directory_queue(struct sqlite_storage *s, const char *workspace, struct error *err)
+{
+    struct flock lock = turn(workspace, F_WRLCK);
+    for (unsigned attempt = 0; fcntl(s->turns_fd, F_OFD_SETLK, &lock) < 0; attempt++)
+        if (errno != EINTR && errno != EAGAIN && errno != EACCES)
+            return error_set_errno(err, errno, "%s: " TURNS_FILE, s->directory);
+        else if (!sqlite_wait(s, attempt))
+            return error_set(err, ERROR_UNAVAILABLE,
+                             "workspace %s: others have waited to write before us for too long", workspace);
+    return 0;
+}
+
+void sqlite_directory_unqueue(struct sqlite_storage *s, const char *workspace)
+{
+    struct flock lock = turn(workspace, F_UNLCK);
+    (void)fcntl(s->turns_fd, F_OFD_SETLK, &lock);
 }
 
 /* ---- the directory ---- */
@@ -123,16 +154,14 @@ int sqlite_directory_open(struct sqlite_storage *s, struct error *err)
     snprintf(workspaces, sizeof workspaces, "%s/" WORKSPACES_DIRECTORY, path);
     if (look_at(path, err) < 0 || make_one(workspaces, err) < 0 || look_at(workspaces, err) < 0)
         return -1;
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
+    if (s->directory_fd < 0)
+        s->directory_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->directory_fd >= 0 && s->turns_fd < 0)
+        s->turns_fd = openat(s->directory_fd, TURNS_FILE, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (s->turns_fd < 0)
         return refused(errno, err, path);
     s->directory = strdup(path);
-    if (!s->directory) {
-        close(fd);
-        return error_set(err, ERROR_MEMORY, "out of memory for the storage");
-    }
-    s->directory_fd = fd;
-    return 0;
+    return s->directory ? 0 : error_set(err, ERROR_MEMORY, "out of memory for the storage");
 }
 
 int sqlite_directory_lock(struct sqlite_storage *s, enum sqlite_lock lock, struct error *err)

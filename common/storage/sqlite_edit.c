@@ -76,7 +76,7 @@ static int fence(struct sqlite_storage *s, const char *workspace, const char *pa
     struct sqlite_file *file = NULL;
     int rc = sqlite_file_open(s, path, workspace, &file, &own);
     if (rc == 0) {
-        rc = sqlite_file_begin(file, &own);
+        rc = sqlite_file_begin(s, file, &own);
         if (rc == 0)
             rc = sqlite_state_read(file, &state, &own);
         state.writer[0] = '\0';
@@ -128,10 +128,10 @@ int sqlite_storage_remove(struct storage *storage, const char *workspace, struct
 
 /* ---- edit ---- */
 
-static int apply_all(struct sqlite_file *file, const struct storage_op *ops, size_t n_ops, int *ret_results,
-                     struct error *err)
+static int apply_all(struct sqlite_storage *s, struct sqlite_file *file, const struct storage_op *ops,
+                     size_t n_ops, int *ret_results, struct error *err)
 {
-    if (sqlite_file_begin(file, err) < 0)
+    if (sqlite_file_begin(s, file, err) < 0)
         return -1;
     for (size_t i = 0; i < n_ops; i++) {
         ret_results[i] = sqlite_rows_apply(file, &ops[i], err);
@@ -152,7 +152,7 @@ int sqlite_storage_edit(struct storage *storage, const char *workspace, const st
     int rc = sqlite_workspace_locked(s, workspace, &file, err);
     if (rc != 0)
         return rc;
-    rc = apply_all(file, ops, n_ops, ret_results, err);
+    rc = apply_all(s, file, ops, n_ops, ret_results, err);
     sqlite_file_rollback(file);
     sqlite_directory_unlock(s);
     return rc;

@@ -244,9 +244,13 @@ static int step_once(struct sqlite_file *file, enum sqlite_statement statement, 
     return stmt ? sqlite_file_done(file, stmt, sqlite3_step(stmt), err) : -1;
 }
 
-int sqlite_file_begin(struct sqlite_file *file, struct error *err)
+int sqlite_file_begin(struct sqlite_storage *s, struct sqlite_file *file, struct error *err)
 {
-    return step_once(file, SQLITE_BEGIN, err);
+    if (sqlite_directory_queue(s, file->workspace, err) < 0)
+        return -1;
+    int rc = step_once(file, SQLITE_BEGIN, err);
+    sqlite_directory_unqueue(s, file->workspace);
+    return rc;
 }
 
 int sqlite_file_commit(struct sqlite_file *file, struct error *err)

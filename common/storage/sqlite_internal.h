@@ -50,7 +50,8 @@ struct sqlite_storage {
     struct storage head;
     char *configured; /* the state directory as it is configured */
     char *directory;  /* absolute; NULL: not opened yet */
-    int directory_fd; /* whose flock is the lock of the directory */
+    int directory_fd; /* whose flock is the lock of the directory; -1 */
+    int turns_fd;     /* whose bytes are the queues of the workspaces; -1 */
     struct sqlite_file *list;
     struct sqlite_file *files[SQLITE_FILES_MAX];
     size_t n_files;
@@ -108,6 +109,10 @@ int sqlite_directory_build(struct sqlite_storage *s, const char *workspace,
                            int (*fill)(struct sqlite_storage *s, struct sqlite_file *file, void *data,
                                        struct error *err),
                            void *data, struct error *err);
+/* The place before the write lock of a workspace, or of the list (""); held by one at a time, until the lock
+ * is had. Waits for a bounded time. */
+int sqlite_directory_queue(struct sqlite_storage *s, const char *workspace, struct error *err);
+void sqlite_directory_unqueue(struct sqlite_storage *s, const char *workspace);
 /* What a caller sees between two waits: false when it has waited for too long. */
 bool sqlite_wait(struct sqlite_storage *s, unsigned attempt);
 
@@ -134,7 +139,7 @@ sqlite3_stmt *sqlite_file_statement(struct sqlite_file *file, enum sqlite_statem
 int sqlite_file_done(struct sqlite_file *file, sqlite3_stmt *stmt, int rc, struct error *err);
 
 /* A transaction that may write. What fails in it is to be followed by sqlite_file_rollback. */
-int sqlite_file_begin(struct sqlite_file *file, struct error *err);
+int sqlite_file_begin(struct sqlite_storage *s, struct sqlite_file *file, struct error *err);
 int sqlite_file_commit(struct sqlite_file *file, struct error *err);
 void sqlite_file_rollback(struct sqlite_file *file); /* fine without a transaction, too */
 

@@ -95,17 +95,18 @@ static int append(struct sqlite_file *file, const char *writer, const struct sto
 int sqlite_storage_log_append(struct storage *storage, const char *workspace, const char *writer,
                               const struct storage_log_group *group, uint64_t forget_ids, struct error *err)
 {
+    struct sqlite_storage *s = (struct sqlite_storage *)storage;
     struct sqlite_file *file;
     assert(group->number > 0);
     if (group->number > INT64_MAX)
         return error_set(err, ERROR_INVALID, "%s: group %" PRIu64 " is above the numbers that SQLite has",
                          workspace, group->number);
-    int rc = sqlite_workspace((struct sqlite_storage *)storage, workspace, &file, err);
+    int rc = sqlite_workspace(s, workspace, &file, err);
     if (rc == STORAGE_ABSENT) {
         error_set(err, ERROR_FENCED, "workspace %s is gone", workspace);
         return STORAGE_FENCED;
     }
-    if (rc < 0 || sqlite_file_begin(file, err) < 0)
+    if (rc < 0 || sqlite_file_begin(s, file, err) < 0)
         return -1;
     rc = append(file, writer, group, forget_ids, err);
     sqlite_file_rollback(file);
