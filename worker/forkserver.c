@@ -76,7 +76,7 @@ static int read_request(const char *packet, size_t len, struct request *r, struc
     return config_read_json(raw, raw_len, &r->config, err);
 }
 
-static int run_worker(struct request *request, const int *fds, unsigned n_fds)
+static int run_worker(struct request *request, const int fds[4])
 {
     char text[300];
     close(IPC_FORKSERVER_FD);
@@ -88,12 +88,12 @@ static int run_worker(struct request *request, const int *fds, unsigned n_fds)
                                      .workspace = request->workspace,
                                      .arena_fd = fds[0],
                                      .status_fd = fds[1],
-                                     .ingest_fd = n_fds == 4 ? fds[2] : -1,
-                                     .durable_fd = n_fds == 4 ? fds[3] : -1,
+                                     .ingest_fd = fds[2],
+                                     .durable_fd = fds[3],
                                      .generation = request->generation};
     int status = worker_run(&options);
     config_done(&request->config);
-    for (unsigned i = 0; i < n_fds; i++)
+    for (unsigned i = 0; i < 4; i++)
         close(fds[i]);
     return status;
 }
@@ -154,12 +154,12 @@ static int serve(const char *packet, size_t len, const int *fds, unsigned n_fds)
     pid_t pid = -1;
     int r = read_request(packet, len, &request, &err);
     bool configured = r == 0;
-    if (r == 0 && n_fds != 2 && n_fds != 4)
+    if (r == 0 && n_fds != 4)
         r = error_set(&err, ERROR_INVALID, "a spawn request with %u descriptors", n_fds);
     if (r == 0)
         r = fork_twice(&pid, &err);
     if (r == 1)
-        return run_worker(&request, fds, n_fds);
+        return run_worker(&request, fds);
     answer(&request, pid, r < 0 ? &err : NULL);
     if (configured)
         config_done(&request.config);
