@@ -137,6 +137,8 @@ static unsigned error_status(const struct error *err)
     case ERROR_LIMIT:
     case ERROR_UNAVAILABLE:
         return MHD_HTTP_SERVICE_UNAVAILABLE;
+    case ERROR_NO_SPACE:
+        return MHD_HTTP_INSUFFICIENT_STORAGE;
     default:
         return MHD_HTTP_INTERNAL_SERVER_ERROR;
     }
