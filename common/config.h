@@ -80,6 +80,10 @@ int config_parse_yaml(const char *name, const char *text, size_t len, struct con
 void config_write_json(const struct config *config, struct buffer *out);
 int config_read_json(const char *json, size_t len, struct config *ret_config, struct error *err);
 
+/* A copy for another thread; freed with config_free (NULL is fine). NULL: see err. */
+struct config *config_copy(const struct config *config, struct error *err);
+void config_free(struct config *config);
+
 /* The table of fields for --help, and as Markdown for docs/configuration.md. */
 void config_write_help(struct buffer *out);
 void config_write_markdown(struct buffer *out);

@@ -1,10 +1,12 @@
-/* Describes the table of configuration fields to people. */
+/* Describes the table of configuration fields to people; copies configurations. */
 #include "common/config.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/buffer.h"
 #include "common/config_fields.h"
+#include "common/error.h"
 
 static void write_range(const struct config_field *field, struct buffer *out)
 {
@@ -108,4 +110,29 @@ void config_write_markdown(struct buffer *out)
         write_range(field, out);
         buffer_printf(out, " | `%s` | %s |\n", field->variable, field->help);
     }
+}
+
+struct config *config_copy(const struct config *config, struct error *err)
+{
+    BUFFER_AUTO json = BUFFER_INIT;
+    struct config *copy = malloc(sizeof *copy);
+    config_write_json(config, &json);
+    if (!copy || json.failed) {
+        free(copy);
+        error_set(err, ERROR_MEMORY, "configuration: out of memory");
+        return NULL;
+    }
+    if (config_read_json(json.data, json.len, copy, err) < 0) {
+        free(copy);
+        return NULL;
+    }
+    return copy;
+}
+
+void config_free(struct config *config)
+{
+    if (!config)
+        return;
+    config_done(config);
+    free(config);
 }

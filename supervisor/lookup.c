@@ -26,35 +26,6 @@ struct lookup {
     struct storage *storage; /* Thread: look-up; NULL until the first job */
 };
 
-static void config_free(struct config *config)
-{
-    if (!config)
-        return;
-    config_done(config);
-    free(config);
-}
-
-static struct config *config_copy(const struct config *config, struct error *err)
-{
-    BUFFER_AUTO json = BUFFER_INIT;
-    struct config *copy = malloc(sizeof *copy);
-    if (!copy) {
-        error_set(err, ERROR_MEMORY, "configuration: out of memory");
-        return NULL;
-    }
-    config_write_json(config, &json);
-    if (json.failed) {
-        free(copy);
-        error_set(err, ERROR_MEMORY, "configuration: out of memory");
-        return NULL;
-    }
-    if (config_read_json(json.data, json.len, copy, err) < 0) {
-        free(copy);
-        return NULL;
-    }
-    return copy;
-}
-
 /* One name of the list; the job's array doubles as it grows. */
 static int list_name(void *data, const char *key, size_t key_len, const char *value, size_t value_len)
 {

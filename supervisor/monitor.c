@@ -52,10 +52,8 @@ static int frame_kind(const struct json_value *message, enum monitor_kind *ret_k
         const char *name;
         enum monitor_kind kind;
     } table[] = {
-        {"ready", MONITOR_READY},
-        {"status", MONITOR_STATUS},
-        {"finished", MONITOR_FINISHED},
-        {"failed", MONITOR_FAILED},
+        {"ready", MONITOR_READY},   {"status", MONITOR_STATUS}, {"finished", MONITOR_FINISHED},
+        {"failed", MONITOR_FAILED}, {"answer", MONITOR_ANSWER},
     };
     struct json_value value;
     if (!json_member(message, "message", &value) || value.type != JSON_STRING)
@@ -67,6 +65,25 @@ static int frame_kind(const struct json_value *message, enum monitor_kind *ret_k
         }
     }
     return 1;
+}
+
+/* The id, and the count or a status with its text. */
+static int frame_answer(const struct json_value *message, struct monitor_frame *frame, struct error *err)
+{
+    struct json_value value;
+    int64_t status;
+    if (!json_member(message, "id", &value) || !json_integer(&value, &frame->id))
+        return error_set(err, ERROR_INVALID, "no valid id");
+    if (json_member(message, "count", &value)) {
+        if (!json_integer(&value, &frame->count) || frame->count < 0)
+            return error_set(err, ERROR_INVALID, "no valid count");
+        return 0;
+    }
+    if (!json_member(message, "status", &value) || !json_integer(&value, &status) || status < 400 ||
+        status > 599)
+        return error_set(err, ERROR_INVALID, "neither a count nor a valid status");
+    frame->refusal = (unsigned)status;
+    return frame_text(message, "error", frame->error, sizeof frame->error, err);
 }
 
 int monitor_parse(const char *packet, size_t len, struct monitor_frame *ret_frame, struct error *err)
@@ -102,6 +119,10 @@ int monitor_parse(const char *packet, size_t len, struct monitor_frame *ret_fram
     case MONITOR_FAILED:
         if (frame_text(&message, "reason", frame.reason, sizeof frame.reason, err) < 0 ||
             frame_text(&message, "error", frame.error, sizeof frame.error, err) < 0)
+            return -1;
+        break;
+    case MONITOR_ANSWER:
+        if (frame_answer(&message, &frame, err) < 0)
             return -1;
         break;
     }

@@ -14,7 +14,7 @@
 struct buffer;
 struct error;
 
-enum monitor_kind { MONITOR_READY, MONITOR_STATUS, MONITOR_FINISHED, MONITOR_FAILED };
+enum monitor_kind { MONITOR_READY, MONITOR_STATUS, MONITOR_FINISHED, MONITOR_FAILED, MONITOR_ANSWER };
 
 #define MONITOR_REASON_MAX 32
 #define MONITOR_TEXT_MAX 256
@@ -27,7 +27,10 @@ struct monitor_frame {
     char trigger[MONITOR_TEXT_MAX];  /* MONITOR_FINISHED */
     char time[MONITOR_TEXT_MAX];     /* MONITOR_FINISHED */
     char reason[MONITOR_REASON_MAX]; /* MONITOR_FAILED */
-    char error[MONITOR_TEXT_MAX];    /* MONITOR_FAILED */
+    char error[MONITOR_TEXT_MAX];    /* MONITOR_FAILED, MONITOR_ANSWER */
+    int64_t id;                      /* MONITOR_ANSWER: of the request */
+    int64_t count;                   /* MONITOR_ANSWER without a refusal */
+    unsigned refusal;                /* MONITOR_ANSWER: 0, or an HTTP status from 400 to 599 */
 };
 
 /* Reads one packet. Texts are cut at a character when too long. 0, or 1 for a kind that this version does not

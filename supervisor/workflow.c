@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "common/loop.h"
 #include "supervisor/ingest.h"
+#include "supervisor/workflow_request.h"
 
 #define PACKETS_PER_WAKE 64 /* so that a worker that talks without end does not hold up the others */
 #define PACKETS_AT_END 1024 /* more than a socket holds */
@@ -205,6 +206,25 @@ static void close_status(struct workflow *w)
     loop_remove(w->table->loop, w->status_fd);
     close(w->status_fd);
     w->status_fd = -1;
+    workflow_requests_fail(w, "the worker ended before it answered");
+}
+
+/* false: it could not be told. */
+static bool tell(struct workflow *w, const char *message, size_t len)
+{
+    struct error err;
+    if (w->status_fd < 0)
+        return false;
+    int result = ipc_send(w->status_fd, message, len, NULL, 0, &err);
+    if (result < 0)
+        log_warn("worker_message", LOG_STR("workspace", w->name), LOG_STR("error", err.message));
+    return result == 0;
+}
+
+static void tell_reload(struct workflow *w)
+{
+    static const char reload[] = "{\"message\":\"reload\"}";
+    w->reload_wanted = !tell(w, reload, sizeof reload - 1);
 }
 
 /* Its word and the forkserver's, which brings the pid, may come in either order. */
@@ -215,6 +235,8 @@ static void become_running(struct workflow *w)
     w->history.healthy_since_ns = clock_now_ns();
     log_info("worker_ready", LOG_STR("workspace", w->name), LOG_INT("pid", w->process.pid),
              LOG_UINT("generation", w->generation));
+    if (w->reload_wanted)
+        tell_reload(w);
     set_state(w, WORKFLOW_RUNNING);
     ring_settle(w);
 }
@@ -244,6 +266,9 @@ static void on_frame(struct workflow *w, const struct monitor_frame *frame)
     case MONITOR_FAILED:
         snprintf(w->failed_reason, sizeof w->failed_reason, "%s", frame->reason);
         snprintf(w->failed_error, sizeof w->failed_error, "%s", frame->error);
+        break;
+    case MONITOR_ANSWER:
+        workflow_request_answered(w, frame);
         break;
     }
 }
@@ -292,23 +317,11 @@ static void on_status_readable(void *data, uint32_t events)
     read_status(data, PACKETS_PER_WAKE);
 }
 
-/* false: it could not be told; its socket is ended instead, which says the same as `stop`. */
-static bool tell(struct workflow *w, const char *message, size_t len)
-{
-    struct error err;
-    if (w->status_fd < 0)
-        return false;
-    int result = ipc_send(w->status_fd, message, len, NULL, 0, &err);
-    if (result < 0)
-        log_warn("worker_message", LOG_STR("workspace", w->name), LOG_STR("error", err.message));
-    return result == 0;
-}
-
 /* ---- A life ---- */
 
 static void life_forget(struct workflow *w)
 {
-    w->ready = w->stop_requested = w->finished = w->overdue = w->message_invalid = false;
+    w->ready = w->reload_wanted = w->stop_requested = w->finished = w->overdue = w->message_invalid = false;
     w->stalled = -1;
     w->failed_reason[0] = w->failed_error[0] = '\0';
     w->events_per_second = 0;
@@ -562,6 +575,7 @@ void workflow_stop(struct workflow *w)
         set_state(w, WORKFLOW_STOPPED);
         return;
     }
+    /* The end of its socket says the same. */
     if (!tell(w, stop, sizeof stop - 1) && w->status_fd >= 0)
         shutdown(w->status_fd, SHUT_WR);
     set_timer(w, clock_now_ns() + (uint64_t)w->table->config->stop_timeout_ns, on_stop_timer);
@@ -575,9 +589,10 @@ void workflow_kill(struct workflow *w)
 
 void workflow_reload(struct workflow *w)
 {
-    static const char reload[] = "{\"message\":\"reload\"}";
     if (w->state == WORKFLOW_RUNNING)
-        tell(w, reload, sizeof reload - 1);
+        tell_reload(w);
+    else if (w->state == WORKFLOW_STARTING)
+        w->reload_wanted = true;
 }
 
 void workflow_dispose(struct workflow *w)

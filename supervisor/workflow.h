@@ -59,6 +59,8 @@ struct workflow_waiter {
     void (*done)(struct workflow_waiter *waiter, bool reached);
 };
 
+struct workflow_request; /* workflow_request.h */
+
 struct workflow {
     struct workflow_table *table;
     TAILQ_ENTRY(workflow) link;          /* in the list of all */
@@ -89,7 +91,10 @@ struct workflow {
     uint32_t generation;
     uint64_t started_ns;
     uint64_t started_unix_ns;
+    TAILQ_HEAD(, workflow_request) requests; /* sent and not yet answered */
+    size_t n_requests;
     bool ready;
+    bool reload_wanted; /* as soon as it is ready */
     bool stop_requested;
     bool finished;
     bool overdue;         /* killed: did not stop in time */
@@ -117,7 +122,8 @@ struct workflow_table {
     size_t n_inactive;
     size_t n_active;
     uint32_t generations;
-    bool closing; /* nothing starts any more */
+    int64_t request_ids; /* the last one given */
+    bool closing;        /* nothing starts any more */
     uint64_t tick_ns;
     uint64_t resumed_ns; /* when the supervisor itself had last been suspended */
     char packet[65536];
@@ -132,6 +138,9 @@ struct workflow *workflow_find(struct workflow_table *table, const char *name);
 int workflow_get(struct workflow_table *table, const char *name, struct workflow **ret_workflow,
                  struct error *err);
 
+/* Forgets it, unless it is active or someone waits for it. Not from a callback of the workflow's. */
+void workflow_forget(struct workflow *workflow);
+
 /* Starts it. adopt: copied, or NULL. Errors: ERROR_EXISTS when it is already running, ERROR_LIMIT while the
  * supervisor stops. */
 int workflow_start(struct workflow *workflow, const char *adopt, struct error *err);
@@ -140,7 +149,7 @@ int workflow_adopt(struct workflow *workflow, const char *from, struct error *er
 /* Drains and stops it; after stop_timeout it is killed. */
 void workflow_stop(struct workflow *workflow);
 void workflow_kill(struct workflow *workflow);
-/* Tells a running worker to read its triggers and event sources again. */
+/* Tells the worker to read its triggers, event sources and timers again: now, or when it is ready. */
 void workflow_reload(struct workflow *workflow);
 
 /* Calls waiter->done when that comes true, or can no longer; at once if it is so now. */

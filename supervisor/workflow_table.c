@@ -132,6 +132,12 @@ struct workflow *workflow_find(struct workflow_table *table, const char *name)
     return hash_get(&table->by_name, name, strlen(name));
 }
 
+void workflow_forget(struct workflow *workflow)
+{
+    if (!workflow_active(workflow) && TAILQ_EMPTY(&workflow->waiters))
+        forget(workflow);
+}
+
 /* The oldest one that nobody waits for makes room. */
 static void forget_oldest(struct workflow_table *table)
 {
@@ -163,6 +169,7 @@ int workflow_get(struct workflow_table *table, const char *name, struct workflow
     w->state = WORKFLOW_STOPPED;
     w->arena_fd = w->status_fd = w->stalled = -1;
     TAILQ_INIT(&w->waiters);
+    TAILQ_INIT(&w->requests);
     process_init(&w->process, w);
     TAILQ_INSERT_TAIL(&table->all, w, link);
     TAILQ_INSERT_TAIL(&table->inactive, w, inactive_link);

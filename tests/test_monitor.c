@@ -44,6 +44,15 @@ static void test_frames(void **state)
     assert_int_equal(parse("{\"message\":\"failed\",\"generation\":1,\"reason\":\"fenced\"}", &frame), 0);
     assert_string_equal(frame.reason, "fenced");
     assert_string_equal(frame.error, "");
+    assert_int_equal(parse("{\"message\":\"answer\",\"generation\":1,\"id\":9,\"count\":3}", &frame), 0);
+    assert_int_equal(frame.id, 9);
+    assert_int_equal(frame.count, 3);
+    assert_int_equal(frame.refusal, 0);
+    assert_int_equal(
+        parse("{\"message\":\"answer\",\"generation\":1,\"id\":9,\"status\":404,\"error\":\"no t\"}", &frame),
+        0);
+    assert_int_equal(frame.refusal, 404);
+    assert_string_equal(frame.error, "no t");
     assert_int_equal(parse("{\"message\":\"later\",\"generation\":1}", &frame), 1);
 }
 
@@ -66,6 +75,10 @@ static void test_bad_frames(void **state)
         "{\"message\":\"status\",\"generation\":1}",
         "{\"message\":\"status\",\"generation\":1,\"status\":[]}",
         "{\"message\":\"failed\",\"generation\":1,\"reason\":{}}",
+        "{\"message\":\"answer\",\"generation\":1,\"count\":3}",
+        "{\"message\":\"answer\",\"generation\":1,\"id\":3}",
+        "{\"message\":\"answer\",\"generation\":1,\"id\":3,\"count\":-1}",
+        "{\"message\":\"answer\",\"generation\":1,\"id\":3,\"status\":200}",
         "{\"message\":\"ready\",\"generation\":1,\"x\":\"\xff\"}",
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
