@@ -83,6 +83,7 @@ endif
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $@"; )$(CC) $(CFLAGS) -c $< -o $@
+$(BUILD)/supervisor/openapi.o: supervisor/openapi.json
 $(BUILD)/libcommon.a: $(COMMON)
 $(BUILD)/libworker.a: $(WORKER)
 $(BUILD)/libsupervisor.a: $(SUPERVISOR)

@@ -21,6 +21,7 @@
 #include "supervisor/api_controller.h"
 #include "supervisor/api_event.h"
 #include "supervisor/api_trigger.h"
+#include "supervisor/auth.h"
 #include "supervisor/command.h"
 #include "supervisor/http.h"
 #include "supervisor/lookup.h"
@@ -219,6 +220,10 @@ static int load_again(struct supervisor *s, struct error *err)
         return -1;
     }
     warn_fixed(&s->config, &config);
+    if (api_trigger_configure(&s->trigger_api, &config, err) < 0) {
+        config_done(&config);
+        return -1;
+    }
     char *run_directory = config.run_directory;
     config.run_directory = s->config.run_directory;
     s->config.run_directory = run_directory;
@@ -303,6 +308,7 @@ static void on_tick(void *data)
     struct http_server *const servers[] = {s->tcp, s->local, s->api_tcp, s->api_local};
     for (size_t i = 0; i < sizeof servers / sizeof servers[0]; i++)
         http_server_tick(servers[i]);
+    api_trigger_tick(&s->trigger_api);
     show_status(s);
     notify_watchdog(&s->notify);
     if (loop_timer_set(s->loop, now + CLOCK_S, on_tick, s, &err) < 0)
@@ -372,12 +378,15 @@ static int api_servers_start(struct supervisor *s, struct error *err)
 {
     char path[RUNDIR_PATH_MAX];
     int fd;
-    struct http_options options = {
-        .queue = s->queue, .context = &s->trigger_api, .connections_max = API_CONNECTIONS_MAX};
+    struct http_options options = {.queue = s->queue,
+                                   .context = &s->trigger_api,
+                                   .authorise = api_trigger_authorise,
+                                   .connections_max = API_CONNECTIONS_MAX};
     options.routes = api_trigger_routes(&options.n_routes);
     if (http_listen_tcp(s->config.api_address, s->config.api_port, &fd, &s->trigger_api.port, err) < 0 ||
         http_server_start(fd, &options, &s->api_tcp, err) < 0)
         return -1;
+    options.authorise = NULL; /* the file's mode says who may */
     if (rundir_path(s->config.run_directory, "api.sock", path, err) < 0 ||
         http_listen_unix(path, &fd, err) < 0)
         return -1;
@@ -431,14 +440,16 @@ static int start(struct supervisor *s, struct error *err)
                                           .processes = s->processes,
                                           .workflows = &s->workflows,
                                           .event = s->events};
-    if (servers_start(s, err) < 0 || api_servers_start(s, err) < 0)
+    char path[PATH_MAX];
+    if (worker_path(path, err) < 0 || api_trigger_start(&s->trigger_api, path, err) < 0 ||
+        servers_start(s, err) < 0 || api_servers_start(s, err) < 0)
         return -1;
     return loop_timer_set(s->loop, clock_now_ns() + CLOCK_S, on_tick, s, err);
 }
 
-static void remove_sockets(const struct config *config)
+static void remove_files(const struct config *config)
 {
-    static const char *const names[] = {"control.sock", "api.sock"};
+    static const char *const names[] = {"control.sock", "api.sock", AUTH_TOKEN_FILE};
     char path[RUNDIR_PATH_MAX];
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (rundir_path(config->run_directory, names[i], path, NULL) == 0)
@@ -462,9 +473,9 @@ static void end(struct supervisor *s)
     if (s->queue)
         command_run_all(s->queue);
     process_table_free(s->processes);
-    if (lookup_free(s->lookup) != 0) {
+    if (lookup_free(s->lookup) != 0 || api_trigger_stop(&s->trigger_api) != 0) {
         log_warn("storage", LOG_STR("error", "still waiting for an answer at the end"));
-        remove_sockets(&s->config);
+        remove_files(&s->config);
         _exit(s->failed ? SUPERVISOR_ERROR : SUPERVISOR_OK);
     }
     if (s->queue)
@@ -472,6 +483,7 @@ static void end(struct supervisor *s)
     if (s->api.loop)
         api_controller_abort(&s->api);
     api_event_abort(s->events);
+    api_trigger_done(&s->trigger_api);
     http_server_stop(s->tcp);
     http_server_stop(s->local);
     http_server_stop(s->api_tcp);
@@ -484,7 +496,7 @@ static void end(struct supervisor *s)
         close(s->signal_fd);
     loop_free(s->loop);
     lookup_job_done(&s->list);
-    remove_sockets(&s->config);
+    remove_files(&s->config);
 }
 
 static int run(struct supervisor *s, struct error *err)

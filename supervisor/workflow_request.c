@@ -14,13 +14,20 @@
 
 static void on_answer_timer(void *data);
 
-static void finish(struct workflow_request *request, const struct workflow_answer *answer)
+void workflow_request_cancel(struct workflow_request *request)
 {
     struct workflow *w = request->workflow;
+    if (!w)
+        return;
     loop_timer_cancel(w->table->loop, on_answer_timer, request);
     TAILQ_REMOVE(&w->requests, request, link);
     w->n_requests--;
     request->workflow = NULL;
+}
+
+static void finish(struct workflow_request *request, const struct workflow_answer *answer)
+{
+    workflow_request_cancel(request);
     request->done(request, answer);
 }
 
@@ -69,8 +76,9 @@ void workflow_request_answered(struct workflow *workflow, const struct monitor_f
     {
         if (request->id != frame->id)
             continue;
-        finish(request, &(struct workflow_answer){
-                            .status = frame->refusal, .count = (uint64_t)frame->count, .error = frame->error});
+        finish(request, &(struct workflow_answer){.status = frame->refusal,
+                                                  .count = (uint64_t)frame->count,
+                                                  .error = frame->error});
         return;
     }
 }

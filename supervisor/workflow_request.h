@@ -36,6 +36,9 @@ struct workflow_request {
 int workflow_request(struct workflow *workflow, struct workflow_request *request, const char *kind,
                      const char *members, size_t members_len, struct error *err);
 
+/* Its answer is not wanted any more; fine when not under way. */
+void workflow_request_cancel(struct workflow_request *request);
+
 /* --- for workflow.c --- */
 
 void workflow_request_answered(struct workflow *workflow, const struct monitor_frame *frame);
