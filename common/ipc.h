@@ -38,7 +38,8 @@
  *   adopt    {"message":"adopt","from":"beginning"|"end"|POSITION}
  * and these, which are answered when the checkpoint that contains them has committed:
  *   patch    {"message":"patch","id":N,"trigger":ID,"context":{...}}  sets members of a trigger's context; null
- *                                                                     removes one (RFC 7396)
+ *                                                                     removes one (RFC 7396). With "uuid" it
+ *                                                                     means the trigger that has it
  *   redrive  {"message":"redrive","id":N,"numbers":[TEXT...]}      dead letters go their way once more
  *   pause    {"message":"pause","id":N}                            no event is taken up any more; stored
  *   resume   {"message":"resume","id":N}

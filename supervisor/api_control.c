@@ -72,7 +72,7 @@ void api_trigger_patch(struct api_call *call)
 {
     static const char *const members[] = {"context", NULL};
     const char *id = call->request->segment2;
-    struct json_value root, context;
+    struct json_value root, context, document, uuid;
     if (!api_body(call, &root))
         return;
     if (!api_has_exactly(&root, members) || !json_member(&root, members[0], &context) ||
@@ -95,6 +95,11 @@ void api_trigger_patch(struct api_call *call)
     call->kind = "patch";
     buffer_append_text(&call->members, "\"trigger\":");
     buffer_append_json(&call->members, id, strlen(id));
+    if (json_scan(stored.data, stored.len, &document, NULL) == 0 && document.type == JSON_OBJECT &&
+        json_member(&document, "uuid", &uuid) && uuid.type == JSON_STRING) {
+        buffer_append_text(&call->members, ",\"uuid\":");
+        api_append_raw(&call->members, &uuid);
+    }
     buffer_append_text(&call->members, ",\"context\":");
     api_append_raw(&call->members, &context);
     api_to_main(call, patch_with_workflow);

@@ -156,7 +156,7 @@ bool requests_waiting(struct requests *requests)
 
 static int patch(struct requests *q, struct request *r, struct error *err)
 {
-    struct json_value id, context;
+    struct json_value id, context, uuid;
     BUFFER_AUTO text = BUFFER_INIT;
     if (!json_member(&r->root, "trigger", &id) || id.type != JSON_STRING ||
         !json_member(&r->root, "context", &context) || context.type != JSON_OBJECT) {
@@ -165,8 +165,15 @@ static int patch(struct requests *q, struct request *r, struct error *err)
     }
     json_unescape(&id, &text);
     struct trigger *t = text.len ? hash_get(&q->scope.catalog->triggers, text.data, text.len) : NULL;
-    if (!t && !r->reloaded)
+    /* Replaced in storage a moment ago: the one that is known here cannot be stored any more. */
+    bool other = t && json_member(&r->root, "uuid", &uuid) && uuid.type == JSON_STRING &&
+                 !json_equals(&uuid, t->uuid, t->uuid_len);
+    if ((!t || other) && !r->reloaded)
         return AFTER_RELOAD;
+    if (other) {
+        error_set(err, ERROR_EXISTS, "Trigger %s was replaced meanwhile", buffer_text(&text));
+        return HTTP_CONFLICT;
+    }
     if (!t || shard_patch(q->scope.worker->shards[t->shard], t, &context, err) == SHARD_GONE) {
         error_set(err, ERROR_NOT_FOUND, "Trigger %s not found", buffer_text(&text));
         return HTTP_NOT_FOUND;
