@@ -28,6 +28,7 @@
 #define WAIT_TIMEOUT (30 * CLOCK_S)
 #define RETRY_FIRST (50 * CLOCK_MS)
 #define RETRY_LONGEST (5 * CLOCK_S)
+#define CROWDED_NS 100000
 #define LAST_TURNS 64 /* of accepting, when it stops */
 
 static struct http_source *state_of(struct source *source)
@@ -306,7 +307,8 @@ static bool deliver_one(struct source *source)
         return true;
     }
     uint64_t at[2] = {http->ready->number, http->index};
-    if (source_deliver(source, &event, at, event.attribute[CE_KEY].len > 0)) {
+    http->crowded = !source_fits(source, &event);
+    if (http->crowded || source_deliver(source, &event, at, event.attribute[CE_KEY].len > 0)) {
         http->reader = before;
         return false;
     }
@@ -320,15 +322,20 @@ static bool deliver_one(struct source *source)
 /* For a while. Whether anything was done. */
 static bool deliver(struct source *source)
 {
+    struct http_source *http = state_of(source);
     uint64_t until = clock_now_ns() + TURN;
     bool done_any = false;
+    http->crowded = false;
     while (!source_stopping(source) && fill(source)) {
         if (!source_ask_room(source) || !source_try_batch(source))
             break;
         unsigned n = 0;
         while (n < BATCH && deliver_one(source))
             n++;
-        source_end_batch(source);
+        if (n)
+            source_end_batch(source);
+        else
+            source_cancel_batch(source);
         done_any |= n > 0;
         if (!n || clock_now_ns() >= until)
             break;
@@ -419,6 +426,8 @@ static void sleep_for_news(struct source *source)
         timeout = http->retry_ns - now;
     else if (http->pending || (http->retry_ns && !http->ready && http->passed < http->last))
         timeout = 0;
+    if (http->crowded)
+        timeout = CROWDED_NS; /* shards tell by a futex, which cannot be waited for together with the ring */
     if (source_poll(source, listening ? source->worker->ingest_fd : -1, POLLIN, timeout))
         take_bell_off(source);
 }

@@ -83,6 +83,7 @@ struct http_source {
     size_t ready_bytes;
     struct event_group_reader reader; /* in the first of them */
     bool opened;
+    bool crowded; /* the shards are behind */
     struct buffer body;
     /* accepting */
     bool channel;

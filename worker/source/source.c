@@ -378,6 +378,27 @@ void source_end_batch(struct source *source)
     checkpoint_changed(source->worker->checkpoint);
 }
 
+void source_cancel_batch(struct source *source)
+{
+    pthread_mutex_unlock(&source->emit);
+}
+
+bool source_fits(struct source *source, const struct cloudevent *event)
+{
+    size_t size = sizeof(struct record_event) + ROUTE_MAX_LISTS * sizeof(struct route_list) +
+                  cloudevent_packed_size(event);
+    if (size > RING_MAX_RECORD)
+        size = sizeof(struct record_event *);
+    uint64_t bytes =
+        2 * (size + 2 * sizeof(uint64_t)) + RING_RESERVE; /* it may have to start at the beginning */
+    for (unsigned i = 0; i < source->worker->n_shards; i++) {
+        struct ring_producer *p = &source->rings[i];
+        if (p->bytes - (p->head - p->tail_seen) < bytes && ring_free(p) < bytes)
+            return false;
+    }
+    return true;
+}
+
 void source_barrier(struct source *source, uint64_t epoch, uint32_t sources)
 {
     atomic_store_explicit(&source->changed, false, memory_order_relaxed);

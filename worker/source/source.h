@@ -157,6 +157,10 @@ void source_begin_batch(struct source *source);
 /* The same, but false at once while the workflow is paused. */
 bool source_try_batch(struct source *source);
 void source_end_batch(struct source *source);
+/* Ends a batch in which nothing was delivered. */
+void source_cancel_batch(struct source *source);
+/* Whether source_deliver of this event would not wait for shards, whichever they are. Requires: emit. */
+bool source_fits(struct source *source, const struct cloudevent *event);
 
 /* Routes one event, waiting for room in the rings, and, when nothing matches, for a reload of the triggers;
  * an event without a trigger, or that has killed the worker too often, becomes a dead letter. The lock is
