@@ -28,7 +28,6 @@ static void refresh_users(struct api_job *job, struct storage *storage, const st
     atomic_store_explicit(&api->refreshing, false, memory_order_release); /* the job may be posted again */
 }
 
-/* Thread: any. */
 static void refresh_when_due(struct api_trigger *api)
 {
     /* acquire: the job's last run is over */
@@ -42,11 +41,8 @@ static void refresh_when_due(struct api_trigger *api)
 unsigned api_trigger_authorise(void *context, const char *user, const char *password, bool loopback,
                                const char **ret_error)
 {
-    struct api_trigger *api = context;
-    unsigned status = auth_check(api->auth, user, password, loopback, ret_error);
-    if (status != 0 && user)
-        refresh_when_due(api);
-    return status;
+    const struct api_trigger *api = context;
+    return auth_check(api->auth, user, password, loopback, ret_error);
 }
 
 /* ---- Routes ---- */
@@ -170,10 +166,14 @@ int api_trigger_stop(struct api_trigger *api)
     return 0;
 }
 
+void api_trigger_abort(struct api_trigger *api)
+{
+    if (api->refresh.run)
+        api_abort_waiting(api);
+}
+
 void api_trigger_done(struct api_trigger *api)
 {
-    if (api->loop && api->refresh.run)
-        api_abort_waiting(api);
     checker_free(api->checker);
     auth_free(api->auth);
     api->checker = NULL;

@@ -59,10 +59,12 @@ int api_trigger_start(struct api_trigger *api, const char *worker_path, struct e
 void api_trigger_tick(struct api_trigger *api);
 /* Another configuration holds from now on. Thread: main. */
 int api_trigger_configure(struct api_trigger *api, const struct config *config, struct error *err);
-/* Ends the threads, when the servers are closed. 0, or 1: one of them still waits for something, and all that
- * it uses must be left alone. The main thread then runs the commands that are left, and api_trigger_done
- * answers what still waits and frees. A half-started one is fine. Thread: main. */
+/* The end, step by step; a half-started one is fine. With the servers closed: ends the threads. 0, or 1: one
+ * of them still waits for something, and all that it uses must be left alone. Thread: main. */
 int api_trigger_stop(struct api_trigger *api);
+/* When the commands that were left have run: answers what still waits. Thread: main. */
+void api_trigger_abort(struct api_trigger *api);
+/* With the servers stopped. */
 void api_trigger_done(struct api_trigger *api);
 
 /* For http_options: credentials of a request on TCP. */

@@ -483,11 +483,12 @@ static void end(struct supervisor *s)
     if (s->api.loop)
         api_controller_abort(&s->api);
     api_event_abort(s->events);
-    api_trigger_done(&s->trigger_api);
+    api_trigger_abort(&s->trigger_api);
     http_server_stop(s->tcp);
     http_server_stop(s->local);
     http_server_stop(s->api_tcp);
     http_server_stop(s->api_local);
+    api_trigger_done(&s->trigger_api);
     if (s->workflows.loop)
         workflow_table_done(&s->workflows);
     api_event_free(s->events);
