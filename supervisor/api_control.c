@@ -178,8 +178,8 @@ static bool append_timer(struct api_call *call, const struct json_value *root, s
                  (int)(seconds.len < 40 ? seconds.len : 40), seconds.text, TIMEOUT_SECONDS_MAX);
         return false;
     }
-    buffer_printf(out, "{\"at\":%llu,\"event_source\":",
-                  (unsigned long long)(clock_unix_ns() + (uint64_t)(wait * (double)CLOCK_S)));
+    unsigned long long at = clock_unix_ns() + (uint64_t)(wait * (double)CLOCK_S);
+    buffer_printf(out, "{\"at\":%llu,\"event_source\":", at);
     api_append_raw(out, &source);
     buffer_append_text(out, ",\"event\":");
     if (!append_timeout_event(call, &event, out) || !judge_target(call, &source))

@@ -349,14 +349,14 @@ void api_workspace_status(struct api_call *call)
 /* ---- PUT /workspace/X/global_context ---- */
 
 struct replacement {
-    struct storage_op *ops;
+    struct storage_op *ops; /* their keys are set when all are there */
     size_t n_ops, cap;
-    struct buffer keys; /* offsets until it is complete */
+    struct buffer keys; /* one behind the other */
     struct error *err;
 };
 
-static int add_op(struct replacement *r, enum storage_op_kind kind, size_t key, size_t key_len,
-                  const char *value, size_t value_len)
+static int add_op(struct replacement *r, enum storage_op_kind kind, size_t key_len, const char *value,
+                  size_t value_len)
 {
     if (r->n_ops == r->cap) {
         size_t cap = r->cap ? 2 * r->cap : 16;
@@ -370,19 +370,17 @@ static int add_op(struct replacement *r, enum storage_op_kind kind, size_t key, 
                                              .kind = kind,
                                              .key_len = key_len,
                                              .value = value,
-                                             .value_len = value_len,
-                                             .uuid_len = key}; /* where its key is */
+                                             .value_len = value_len};
     return 0;
 }
 
 static int drop_old(void *data, const char *key, size_t key_len, const char *value, size_t value_len)
 {
     struct replacement *r = data;
-    size_t at = r->keys.len;
     (void)value;
     (void)value_len;
     buffer_append(&r->keys, key, key_len);
-    return add_op(r, STORAGE_DELETE, at, key_len, NULL, 0);
+    return add_op(r, STORAGE_DELETE, key_len, NULL, 0);
 }
 
 static int put_new(struct replacement *r, const struct json_value *context)
@@ -391,21 +389,21 @@ static int put_new(struct replacement *r, const struct json_value *context)
     struct json_value name, value;
     json_iter_init(&iter, context);
     while (json_next(&iter, &name, &value)) {
-        size_t at = r->keys.len, len;
+        size_t before = r->keys.len, len;
         json_unescape(&name, &r->keys);
         const char *raw = json_raw(&value, &len);
-        if (add_op(r, STORAGE_PUT, at, r->keys.len - at, raw, len) < 0)
+        if (add_op(r, STORAGE_PUT, r->keys.len - before, raw, len) < 0)
             return -1;
     }
     return 0;
 }
 
+/* Gives the changes their keys, and room for their results. */
 static int *settle(struct replacement *r)
 {
-    for (size_t i = 0; i < r->n_ops; i++) {
-        r->ops[i].key = (r->keys.data ? r->keys.data : "") + r->ops[i].uuid_len;
-        r->ops[i].uuid_len = 0;
-    }
+    const char *key = r->keys.data ? r->keys.data : "";
+    for (size_t i = 0; i < r->n_ops; key += r->ops[i++].key_len)
+        r->ops[i].key = key;
     return r->keys.failed ? NULL : calloc(r->n_ops + 1, sizeof(int));
 }
 

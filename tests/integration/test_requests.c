@@ -117,6 +117,10 @@ static void test_patch(void **state)
     assert_int_equal(supervised_ask(s, "\"message\":\"patch\",\"trigger\":\"join\",\"context\":{\"join\":0}"),
                      -400);
     assert_int_equal(supervised_ask(s, "\"message\":\"patch\",\"trigger\":\"none\",\"context\":{}"), -404);
+    assert_int_equal(
+        supervised_ask(
+            s, "\"message\":\"patch\",\"trigger\":\"join\",\"uuid\":\"another\",\"context\":{\"z\":2}"),
+        -409);
     assert_int_equal(supervised_ask(s, "\"message\":\"patch\",\"trigger\":\"join\",\"context\":3"), -400);
     /* A trigger that has just been stored is found. */
     worker_bed_trigger(s->bed, "new", "JOIN", "{\"join\":10}", "{\"name\":\"PASS\"}", "t", "n");
