@@ -133,6 +133,8 @@ static void accept_events(struct ingest *ingest, struct http_request *request, u
 static const char *reason_of(unsigned status)
 {
     switch (status) {
+    case 400:
+        return "the worker refuses the events";
     case 409:
         return "the workspace has no HTTPEventSource";
     case 413:
@@ -214,6 +216,7 @@ static unsigned read_answer(struct item *item)
     item->duplicates = duplicates < item->n_events ? duplicates : item->n_events;
     switch (status) {
     case 202:
+    case 400:
     case 409:
     case 413:
     case 429:

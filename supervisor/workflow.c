@@ -167,13 +167,16 @@ static void set_state(struct workflow *w, enum workflow_state state)
 
 /* ---- Events over HTTP ---- */
 
-/* Whether the worker's status names an event source that takes them: 1 or 0, -1 when it does not say. */
+/* Whether the worker's status names an event source that takes them: 1 or 0, -1 when it does not say, or not
+ * yet. */
 static int has_http_source(const struct workflow *w)
 {
-    struct json_value root, sources, none, source, class, truncated;
+    struct json_value root, state, sources, none, source, class, truncated;
     struct json_iter iter;
     if (w->status.len == 0 || json_scan(w->status.data, w->status.len, &root, NULL) < 0 ||
-        !json_member(&root, "sources", &sources) || sources.type != JSON_ARRAY)
+        !json_member(&root, "state", &state) || state.type != JSON_STRING ||
+        json_equals(&state, "starting", strlen("starting")) || !json_member(&root, "sources", &sources) ||
+        sources.type != JSON_ARRAY)
         return -1;
     json_iter_init(&iter, &sources);
     while (json_next(&iter, &none, &source))
