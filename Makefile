@@ -22,7 +22,7 @@ PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev li
                   libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev
 PACKAGES_demo := redis-server redis-tools
 PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl python3
-PACKAGES_bench := redis-server redis-tools
+PACKAGES_bench := redis-server redis-tools wrk
 PACKAGES_lint := clang-format clang-tidy
 PACKAGES_fuzz := clang libclang-rt-14-dev
 

@@ -516,6 +516,7 @@ static unsigned submit_open(struct channel *channel, struct http_request *reques
     }
     TAILQ_INSERT_TAIL(&channel->pending, item, link);
     set_wait(channel->ingest, item, WAIT_ANSWER);
+    add(&channel->ingest->under_way, 1);
     tell_worker(channel);
     return 0;
 }
@@ -533,6 +534,7 @@ static unsigned submit_waiting(struct channel *channel, struct http_request *req
     ingest->n_waiting++;
     ingest->waiting_bytes += n_bytes;
     TAILQ_INSERT_TAIL(&channel->waiting, item, link);
+    add(&ingest->under_way, 1);
     set_wait(ingest, item, channel->settled && !channel->has_source ? WAIT_SOURCE : WAIT_START);
     wake(channel);
     return 0;
@@ -543,7 +545,6 @@ void ingest_submit(struct ingest *ingest, struct http_request *request, const ch
 {
     struct items done = TAILQ_HEAD_INITIALIZER(done);
     unsigned status = 503;
-    add(&ingest->under_way, 1);
     pthread_mutex_lock(&ingest->lock);
     struct channel *channel = ingest->aborted ? NULL : find_or_make(ingest, workspace);
     if (channel) {
@@ -556,8 +557,6 @@ void ingest_submit(struct ingest *ingest, struct http_request *request, const ch
         release(channel);
     }
     pthread_mutex_unlock(&ingest->lock);
-    if (status != 0)
-        atomic_fetch_sub_explicit(&ingest->under_way, 1, memory_order_relaxed);
     if (status == 202)
         accept_events(ingest, request, 0, 0);
     else if (status != 0)
