@@ -1,4 +1,4 @@
-/* What is installed: `make install`, the systemd units and the Kubernetes manifests.
+/* What is installed: `make install`, the systemd units, the container image and the Kubernetes manifests.
  * Each test is a script in tests/install, which says on its output what went wrong, or why it was skipped. */
 #include <limits.h>
 #include <setjmp.h>
@@ -84,12 +84,23 @@ static void test_manifests(void **state)
     run("tests/install/manifests.py");
 }
 
+static void test_image(void **state)
+{
+    (void)state;
+    run("tests/install/image");
+}
+
+static void test_service(void **state)
+{
+    (void)state;
+    run("tests/install/service");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_files),
-        cmocka_unit_test(test_units),
-        cmocka_unit_test(test_manifests),
+        cmocka_unit_test(test_files), cmocka_unit_test(test_units),   cmocka_unit_test(test_manifests),
+        cmocka_unit_test(test_image), cmocka_unit_test(test_service),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }
