@@ -147,7 +147,7 @@ uninstall:
 	@[ ! -e $(CONFIGURATION) ] || echo 'The configuration stays: $(CONFIGURATION)'
 
 demo: programs | build/packages.demo
-	@examples/demo/run $(BUILD)
+	@examples/fork-join/run $(BUILD)
 
 # Tests. Reports of sanitizers go to files, so that those of child processes count, too. ThreadSanitizer wants a
 # plain address space (setarch -R). Signals are the programs' own: how they die of one is tested.
