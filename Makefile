@@ -1,5 +1,5 @@
 # make          builds build/triggerflow-supervisor, build/triggerflow-worker and build/triggerflow
-# make demo     a workflow of 1,000 tasks whose worker is killed half-way
+# make demo     a workflow of 1,000 functions whose worker is killed half-way
 # make check    runs every test
 # make install  installs what is built (PREFIX=/usr/local, DESTDIR=)
 # What is needed is installed first (Debian packages). The rest: make help
@@ -20,7 +20,6 @@ SECONDS := 30
 
 PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev \
                   libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev
-PACKAGES_demo := redis-server redis-tools
 PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl python3
 PACKAGES_bench := redis-server redis-tools wrk
 PACKAGES_lint := clang-format clang-tidy
@@ -146,7 +145,7 @@ uninstall:
 	    rmdir $(dir $(CONFIGURATION)) 2>/dev/null || true; fi
 	@[ ! -e $(CONFIGURATION) ] || echo 'The configuration stays: $(CONFIGURATION)'
 
-demo: programs | build/packages.demo
+demo: programs
 	@examples/fork-join/run $(BUILD)
 
 # Tests. Reports of sanitizers go to files, so that those of child processes count, too. ThreadSanitizer wants a
@@ -196,7 +195,7 @@ clean:
 
 help:
 	@echo 'make             builds build/triggerflow-supervisor, build/triggerflow-worker and build/triggerflow'
-	@echo 'make demo        runs a workflow of 1,000 tasks and kills its worker half-way'
+	@echo 'make demo        runs a workflow of 1,000 functions and kills its worker half-way'
 	@echo 'make check       runs every test'
 	@echo 'make check-asan  the same with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make check-tsan  the same with ThreadSanitizer'
