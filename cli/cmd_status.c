@@ -95,7 +95,8 @@ static void add_row(struct table *table, struct json_object *status)
     if (bytes <= 0)
         bytes = json_object_get_double(output_member(memory, "rss"));
     table_cell(table, output_text(status, "name"));
-    table_cell(table, output_text(status, "state"));
+    bool paused = json_object_get_boolean(output_member(output_member(status, "worker"), "paused"));
+    table_cell(table, paused ? "paused" : output_text(status, "state"));
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         cell_number(table, status, numbers[i]);
     if (bytes > 0)
