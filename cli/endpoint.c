@@ -104,21 +104,32 @@ int endpoint_read_password(const char *path, char **ret_password, struct error *
 static int read_hidden(int fd, const char *prompt, char *line, size_t size)
 {
     struct termios before, hidden;
+    size_t len = 0;
+    ssize_t n = 1;
+    char c = '\0';
     if (tcgetattr(fd, &before) < 0)
         return -1;
     hidden = before;
-    hidden.c_lflag &= ~(tcflag_t)(ECHO | ECHOE | ECHOK);
+    char interrupt = (char)before.c_cc[VINTR];
+    hidden.c_lflag &= ~(tcflag_t)(ECHO | ECHOE | ECHOK | ISIG);
+    hidden.c_cc[VEOL] = before.c_cc[VINTR]; /* ends a line, too */
     hidden.c_lflag |= ECHONL;
-    if (write(fd, prompt, strlen(prompt)) < 0 || tcsetattr(fd, TCSAFLUSH, &hidden) < 0)
+    /* Hidden first: who answers the prompt at once is not to be seen either. */
+    if (tcsetattr(fd, TCSAFLUSH, &hidden) < 0)
         return -1;
-    size_t len = 0;
-    ssize_t n = 0;
-    char c = '\0';
-    while ((n = read(fd, &c, 1)) == 1 && c != '\n')
+    if (write(fd, prompt, strlen(prompt)) < 0)
+        n = -1;
+    while (n == 1 && (n = read(fd, &c, 1)) == 1 && c != '\n' && c != interrupt)
         if (len + 1 < size)
             line[len++] = c;
     line[len] = '\0';
+    if (c == interrupt) { /* no signal is raised, so that the terminal does not stay as it is now */
+        errno = EINTR;
+        n = -1;
+    }
+    int e = errno;
     tcsetattr(fd, TCSAFLUSH, &before);
+    errno = e;
     return n < 0 ? -1 : 0;
 }
 

@@ -222,7 +222,7 @@ static void again(struct publisher *p, struct slot *slot, uint64_t delay_ns)
     slot->state = WAITING;
     slot->again_at_ns = now + delay_ns;
     slot->attempts++;
-    if (now - p->success_ns < p->options->retry_ns)
+    if (p->stop || now - p->success_ns < p->options->retry_ns)
         return;
     clear_progress(p);
     fail(p, cli_fail(CLI_UNREACHABLE, "gave up after %llu s in which nothing was taken",
@@ -249,8 +249,10 @@ static void refused(struct publisher *p, struct slot *slot, long status, struct 
 {
     struct json_object *index = output_member(answer, "index");
     uint64_t i = json_object_get_uint64(index);
-    clear_progress(p);
     slot->state = IDLE;
+    if (p->stop) /* one complaint is enough */
+        return;
+    clear_progress(p);
     if (status == 400 && index && i < slot->batch.n)
         fail(p, cli_fail(CLI_FAILED, "line %" PRIu64 " is refused: %s", slot->batch.lines[i],
                          output_text(answer, "error")));
@@ -271,7 +273,8 @@ static void answer(struct publisher *p, struct slot *slot, CURLcode result)
             again(p, slot, back_off(slot));
         } else {
             slot->state = IDLE; /* it was never sent */
-            fail(p, client_unreachable(p->client, result));
+            if (!p->stop)
+                fail(p, client_unreachable(p->client, result));
         }
         return;
     }
