@@ -395,106 +395,6 @@ static void test_leftover(void **state)
 
 /* ---- commit ---- */
 
-static void test_commit_kinds(void **state)
-{
-    (void)state;
-    struct storage *storage = begin();
-    struct storage_op first[] = {
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "python", "{\"id\": \"python\", \"uuid\": \"u-1\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "c", "{\"id\":\"c\",\"uuid\":\"u-1\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "spaced", "{ \"uuid\" : \"u-1\" }", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "escaped", "{\"uuid\":\"u\\u002d1\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "mentioned", "{\"x\":\"u-1\",\"uuid\":\"u-1\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "elsewhere", "{\"x\":\"u-1\",\"uuid\":\"u-2\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "longer", "{\"uuid\":\"u-11\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "broken", "{\"x\":\"\\u-1", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "number", "7", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "twice", "old", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "twice", "new", NULL),
-        op(STORAGE_OUTBOX, STORAGE_PUT, "1", "one", NULL),
-        op(STORAGE_OUTBOX, STORAGE_PUT, "2", "two", NULL),
-    };
-    const size_t n = sizeof first / sizeof first[0];
-    assert_int_equal(commit(storage, 1, first, n), 0);
-    assert_stored(&shared, "w-triggers", "twice", "new");
-    struct storage_op second[] = {
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "python", "new", "u-1"),
-        op(STORAGE_OUTBOX, STORAGE_DELETE, "1", NULL, NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "c", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "spaced", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "escaped", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "mentioned", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "elsewhere", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "longer", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "broken", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "number", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "absent", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "absent2", "new", ""),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "twice", "any", ""),
-        op(STORAGE_OUTBOX, STORAGE_PUT, "3", "three", NULL),
-        op(STORAGE_OUTBOX, STORAGE_DELETE, "absent", NULL, NULL),
-    };
-    assert_int_equal(commit(storage, 2, second, sizeof second / sizeof second[0]), 0);
-    for (size_t i = 0; i < 5; i++)
-        assert_stored(&shared, "w-triggers", first[i].key, "new");
-    for (size_t i = 5; i < 9; i++)
-        assert_stored(&shared, "w-triggers", first[i].key, first[i].value);
-    assert_stored(&shared, "w-triggers", "absent", NULL);
-    assert_stored(&shared, "w-triggers", "absent2", NULL);
-    assert_stored(&shared, "w-triggers", "twice", "any");
-    assert_stored(&shared, "w-outbox", "1", NULL);
-    assert_stored(&shared, "w-outbox", "2", "two");
-    assert_stored(&shared, "w-outbox", "3", "three");
-    assert_stored(&shared, "w-checkpoint", "epoch", "2");
-    struct storage_op third[] = {
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "elsewhere", NULL, "u-2"),
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "longer", NULL, "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "twice", NULL, ""),
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "absent", NULL, ""),
-    };
-    assert_int_equal(commit(storage, 3, third, 4), 0);
-    assert_stored(&shared, "w-triggers", "elsewhere", NULL);
-    assert_stored(&shared, "w-triggers", "longer", first[6].value);
-    assert_stored(&shared, "w-triggers", "twice", NULL);
-    storage_close(storage);
-}
-
-static void test_special_bytes(void **state)
-{
-    (void)state;
-    struct storage *storage = begin();
-    static const char key[] = "k\0\r\n\xff\xc3\xa9 *$%";
-    static const char value[] = "\0v\r\n$5\r\n\xfe\\\"";
-    static const char document[] = "{\"x\":\"\0\",\"uuid\":\"\0u\"}";
-    struct found found = {0};
-    struct storage_op put = {.set = STORAGE_INTERNAL,
-                             .kind = STORAGE_PUT,
-                             .key = key,
-                             .key_len = sizeof key - 1,
-                             .value = value,
-                             .value_len = sizeof value - 1};
-    assert_int_equal(commit(storage, 1, &put, 1), 0);
-    assert_int_equal(storage->type->load(storage, "w", STORAGE_INTERNAL, collect, &found, &err), 0);
-    assert_int_equal(found.n, 1);
-    assert_int_equal(found.last_key_len, sizeof key - 1);
-    assert_memory_equal(found.last_key, key, sizeof key - 1);
-    assert_int_equal(found.last_value_len, sizeof value - 1);
-    assert_memory_equal(found.last_value, value, sizeof value - 1);
-    put.value = document;
-    put.value_len = sizeof document - 1;
-    assert_int_equal(commit(storage, 2, &put, 1), 0);
-    put.kind = STORAGE_PUT_IF;
-    put.uuid = "\0u";
-    put.uuid_len = 2;
-    put.value = NULL; /* the empty text */
-    put.value_len = 0;
-    assert_int_equal(commit(storage, 3, &put, 1), 0);
-    found = (struct found){0};
-    assert_int_equal(storage->type->load(storage, "w", STORAGE_INTERNAL, collect, &found, &err), 0);
-    assert_int_equal(found.last_value_len, 0);
-    storage_close(storage);
-}
-
 static void test_fenced(void **state)
 {
     (void)state;
@@ -533,18 +433,6 @@ static void test_rolled_back(void **state)
     assert_int_equal(commit(storage, 4, &put, 1), STORAGE_ROLLED_BACK);
     assert_int_equal(commit(storage, 1, &put, 1), STORAGE_ROLLED_BACK); /* no writer is not ours */
     assert_int_equal(COMMAND(&shared, "EXISTS w-triggers w-checkpoint"), 0);
-    storage_close(storage);
-}
-
-static void test_commit_twice(void **state)
-{
-    (void)state;
-    struct storage *storage = begin();
-    struct storage_op put = op(STORAGE_OUTBOX, STORAGE_PUT, "1", "first", NULL);
-    assert_int_equal(commit(storage, 1, &put, 1), 0);
-    put.value = "again";
-    assert_int_equal(commit(storage, 1, &put, 1), 0);
-    assert_stored(&shared, "w-outbox", "1", "first");
     storage_close(storage);
 }
 
@@ -1081,11 +969,8 @@ int main(void)
         cmocka_unit_test_setup(test_wrong_types, flush),
         cmocka_unit_test_setup(test_newer_format, flush),
         cmocka_unit_test_setup(test_leftover, flush),
-        cmocka_unit_test_setup(test_commit_kinds, flush),
-        cmocka_unit_test_setup(test_special_bytes, flush),
         cmocka_unit_test_setup(test_fenced, flush),
         cmocka_unit_test_setup(test_rolled_back, flush),
-        cmocka_unit_test_setup(test_commit_twice, flush),
         cmocka_unit_test_setup(test_lost_answer, flush),
         cmocka_unit_test_setup(test_script_flush, flush),
         cmocka_unit_test_setup(test_large_commit, flush),

@@ -1,6 +1,6 @@
-/* The real worker on SQLite: a workflow that is stored through the storage API runs on stored timers and
- * internal events alone, through kill -9, and each event counts exactly once; and what it does when its
- * workspace is removed, or its file damaged, under it. */
+/* The real worker, and the supervisor, on SQLite: a workflow that is stored through the storage API runs on
+ * stored timers and internal events alone, through kill -9, and each event counts exactly once; and what it
+ * does when its workspace is removed, or its file damaged, under it. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -226,6 +226,36 @@ static void test_removed(void **state)
     WAIT_ELSE(counter_of("last") == 1, show());
 }
 
+/* The supervisor with its worker; both die, and the next ones go on. */
+static void test_supervisor(void **state)
+{
+    char path[PATH_MAX], directory[128], run[128];
+    (void)state;
+    process_program("triggerflow-supervisor", path);
+    snprintf(directory, sizeof directory, "TRIGGERFLOW_STATE_DIRECTORY=%s", bed.config.state_directory);
+    snprintf(run, sizeof run, "TRIGGERFLOW_RUN_DIRECTORY=%s/run", bed.dir);
+    const char *const argv[] = {path, "start", NULL};
+    const char *const environment[] = {directory,
+                                       run,
+                                       "TRIGGERFLOW_STORAGE_BACKEND=sqlite",
+                                       "TRIGGERFLOW_CONTROLLER_PORT=0",
+                                       "PORT=0",
+                                       "TRIGGERFLOW_BOOTSTRAP_WORKSPACE=flow",
+                                       "TRIGGERFLOW_TRIGGER_REFRESH=1s",
+                                       NULL};
+    store_flow("100.5");
+    for (int life = 1; life <= 3; life++) {
+        put_timer((unsigned)life, clock_unix_ns());
+        assert_int_equal(process_start(&worker, argv, environment), 0);
+        WAIT_ELSE(counter_of("last") == life, show());
+        if (life < 3)
+            process_kill(&worker, SIGKILL);
+    }
+    process_kill(&worker, SIGTERM);
+    assert_int_equal(counter_of("count0"), 3);
+    assert_int_equal(fields_of(STORAGE_TIMERS), 0);
+}
+
 static void test_damaged(void **state)
 {
     (void)state;
@@ -256,6 +286,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_exact_through_kills, setup, teardown),
         cmocka_unit_test_setup_teardown(test_notices_changes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_removed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_supervisor, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
     };
     process_program("triggerflow-worker", program);
