@@ -1,5 +1,5 @@
-/* Linked into the programs of SAN=asan only. Beside AddressSanitizer, gcc's UndefinedBehaviorSanitizer ignores
- * log_path and reports on standard error, where nobody may look: sets its report file by hand. */
+/* Linked into the programs of SAN=asan only. Beside AddressSanitizer, gcc's UndefinedBehaviorSanitizer
+ * ignores log_path and reports on standard error, where nobody may look: sets its report file by hand. */
 #include <dlfcn.h>
 #include <stdlib.h>
 

@@ -463,8 +463,9 @@ static void test_fenced(void **state)
     snprintf(log, sizeof log, "%s/second", bed->dir);
     snprintf(port, sizeof port, "REDIS_PORT=%d", bed->redis->port);
     process_init(&second, log);
-    assert_int_equal(
-        process_start(&second, (const char *[]){bed->program, "ws", NULL}, (const char *[]){"REDIS_HOST=127.0.0.1", port, NULL}), 0);
+    assert_int_equal(process_start(&second, (const char *[]){bed->program, "ws", NULL},
+                                   (const char *[]){"REDIS_HOST=127.0.0.1", port, NULL}),
+                     0);
     AWAIT_BED(bed, process_log_has(&second, "state=running"));
     worker_bed_publish(bed, "t", "s", 10);
     int status = worker_bed_end(bed);

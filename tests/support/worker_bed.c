@@ -99,8 +99,8 @@ void worker_bed_start(struct worker_bed *bed, const char *option, const char *va
     argv[n] = "ws";
     snprintf(port, sizeof port, "REDIS_PORT=%d", bed->redis->port);
     bed->running_before = process_log_count(&bed->worker, RUNNING);
-    const char *environment[] = {"REDIS_HOST=127.0.0.1", port, "TRIGGERFLOW_TRIGGER_REFRESH=200ms", "TRIGGERFLOW_SHARDS=2", setting,
-                                 NULL};
+    const char *environment[] = {"REDIS_HOST=127.0.0.1", port,    "TRIGGERFLOW_TRIGGER_REFRESH=200ms",
+                                 "TRIGGERFLOW_SHARDS=2", setting, NULL};
     assert_int_equal(process_start(&bed->worker, argv, environment), 0);
 }
 
@@ -111,7 +111,8 @@ int worker_bed_run(struct worker_bed *bed, const char *const *arguments)
     for (int n = 1; *arguments && n < 15; arguments++)
         argv[n++] = *arguments;
     snprintf(port, sizeof port, "REDIS_PORT=%d", bed->redis->port);
-    assert_int_equal(process_start(&bed->worker, argv, (const char *[]){"REDIS_HOST=127.0.0.1", port, NULL}), 0);
+    assert_int_equal(process_start(&bed->worker, argv, (const char *[]){"REDIS_HOST=127.0.0.1", port, NULL}),
+                     0);
     return worker_bed_end(bed);
 }
 
