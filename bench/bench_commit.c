@@ -69,6 +69,18 @@ static void fill(struct documents *d, int counter)
     }
 }
 
+/* Other documents of the same size: SQLite does not write what is there already. */
+static void change(struct documents *d)
+{
+    static unsigned n;
+    n++;
+    for (int i = 0; i < DOCUMENTS; i++) {
+        char *note = strstr(d->text[i], "\"note\":\"");
+        note[8] = (char)('0' + n % 10);
+        note[9] = (char)('0' + n / 10 % 10);
+    }
+}
+
 /* Microseconds that the server has spent in a command since the statistics were reset. */
 static double server_us(struct redis_server *server, const char *command)
 {
@@ -117,6 +129,7 @@ static int run(struct redis_server *server, struct storage *storage, struct docu
         (void)server_us(server, "");
         uint64_t start = clock_now_ns();
         for (int i = 0; i < COMMITS; i++) {
+            change(d);
             commit.epoch++;
             if (storage->type->commit(storage, &commit, err) != 0)
                 return -1;
@@ -124,9 +137,11 @@ static int run(struct redis_server *server, struct storage *storage, struct docu
         commit_ms[round] = (double)(clock_now_ns() - start) / 1e6 / COMMITS;
         commit_server_ms[round] = server_us(server, "evalsha") / 1e3 / COMMITS;
         start = clock_now_ns();
-        for (int i = 0; i < COMMITS; i++)
+        for (int i = 0; i < COMMITS; i++) {
+            change(d);
             if (plain_hset(server, d) < 0)
                 return -1;
+        }
         floor_ms[round] = (double)(clock_now_ns() - start) / 1e6 / COMMITS;
         floor_server_ms[round] = server_us(server, "hset") / 1e3 / COMMITS;
     }
@@ -193,7 +208,7 @@ static int plain_upsert(sqlite3 *db, sqlite3_stmt *stmt, const struct documents 
     return sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK ? 0 : -1;
 }
 
-static int floor_rounds(const char *path, const struct documents *d, int n, double *ret_ms)
+static int floor_rounds(const char *path, struct documents *d, int n, double *ret_ms)
 {
     sqlite3 *db = NULL;
     sqlite3_stmt *stmt = NULL;
@@ -207,8 +222,10 @@ static int floor_rounds(const char *path, const struct documents *d, int n, doub
                            -1, &stmt, NULL) == SQLITE_OK) {
         uint64_t start = clock_now_ns();
         rc = 0;
-        for (int i = 0; i < n && rc == 0; i++)
+        for (int i = 0; i < n && rc == 0; i++) {
+            change(d);
             rc = plain_upsert(db, stmt, d);
+        }
         *ret_ms = (double)(clock_now_ns() - start) / 1e6 / n;
     }
     sqlite3_finalize(stmt);
@@ -216,12 +233,13 @@ static int floor_rounds(const char *path, const struct documents *d, int n, doub
     return rc;
 }
 
-static int commits(struct storage *storage, const struct documents *d, uint64_t *epoch, int n, double *ret_ms,
+static int commits(struct storage *storage, struct documents *d, uint64_t *epoch, int n, double *ret_ms,
                    struct error *err)
 {
     struct storage_commit commit = {"bench", "1", "writer", 0, d->ops, DOCUMENTS, 0};
     uint64_t start = clock_now_ns();
     for (int i = 0; i < n; i++) {
+        change(d);
         commit.epoch = ++*epoch;
         if (storage->type->commit(storage, &commit, err) != 0)
             return -1;
@@ -268,7 +286,7 @@ static int plain_sync(const char *dir, double *ret_us)
 /* The checkpoint thread, while the event source appends. */
 struct together {
     const struct config *config;
-    const struct documents *documents;
+    struct documents *documents;
     uint64_t epoch;
     double ms;
     _Atomic bool stop;
