@@ -24,6 +24,7 @@
 #define FILE_MAX (1u << 20)
 #define PASSWORD_MAX 4096
 #define OPERATOR "operator"
+#define SYSTEM_RUN_DIRECTORY "/run/triggerflow" /* systemd/triggerflow-supervisor.service */
 
 /* What the places have given so far; all owned. */
 struct found {
@@ -249,14 +250,29 @@ static int from_files(struct found *found, struct error *err)
 /* ---- What was found becomes an endpoint ---- */
 
 /* A path in the run directory of the local supervisor (owned). */
+static bool is_set(const char *variable)
+{
+    const char *text = getenv(variable);
+    return text && *text;
+}
+
+/* A file in the run directory of this user's supervisor; when that is not there, and nothing says where it
+ * should be, in that of the system's. */
 static int run_path(const char *name, char **ret_path, struct error *err)
 {
     struct config config;
     BUFFER_AUTO path = BUFFER_INIT;
+    BUFFER_AUTO system_path = BUFFER_INIT;
     if (config_load(NULL, &config, err) < 0)
         return -1;
     buffer_printf(&path, "%s/%s", config.run_directory, name);
+    buffer_printf(&system_path, SYSTEM_RUN_DIRECTORY "/%s", name);
     config_done(&config);
+    if (!is_set("TRIGGERFLOW_RUN_DIRECTORY") && !is_set("TRIGGERFLOW_CONFIG_MAP_FILE") &&
+        access(buffer_text(&path), F_OK) < 0 && access(buffer_text(&system_path), R_OK) == 0) {
+        buffer_reset(&path, SIZE_MAX);
+        buffer_append(&path, system_path.data, system_path.len);
+    }
     char *copy = path.failed ? NULL : strdup(buffer_text(&path));
     if (!copy)
         return no_memory(err);
