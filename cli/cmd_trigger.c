@@ -7,40 +7,13 @@
 #include "common/error.h"
 #include "cli/cli.h"
 #include "cli/client.h"
+#include "cli/collection.h"
 #include "cli/definition.h"
 #include "cli/event.h"
 #include "cli/output.h"
 #include "cli/table.h"
 
-#define IN_FLIGHT 8
-
 /* ---- list ---- */
-
-struct listing {
-    struct cli *cli;
-    struct json_object *ids;
-    struct json_object *found; /* array of triggers, in the order of their ids */
-};
-
-static struct json_object *list_next(void *data, size_t i, struct buffer *ret_path)
-{
-    struct listing *listing = data;
-    client_path(ret_path, "workspace", cli_argument(listing->cli, 0), "trigger",
-                json_object_get_string(json_object_array_get_idx(listing->ids, i)), NULL);
-    return NULL;
-}
-
-static int list_done(void *data, size_t i, long status, struct json_object *answer)
-{
-    struct listing *listing = data;
-    const char *id = json_object_get_string(json_object_array_get_idx(listing->ids, i));
-    if (status == 404) /* a transient one that has fired meanwhile */
-        return CLI_OK;
-    if (status != 200)
-        return client_refused(listing->cli, status, answer);
-    json_object_array_put_idx(listing->found, i, json_object_get(output_member(answer, id)));
-    return CLI_OK;
-}
 
 /* "5/10" of a counting condition, else "". */
 static void cell_state(struct table *table, struct json_object *trigger)
@@ -95,49 +68,16 @@ static int print_list(struct cli *cli, struct json_object *found)
     return code;
 }
 
+static const struct collection collection = {"trigger", print_list};
+
 static int list(struct cli *cli)
 {
-    BUFFER_AUTO path = BUFFER_INIT;
-    struct listing listing = {.cli = cli};
-    client_path(&path, "workspace", cli_argument(cli, 0), "trigger", NULL);
-    int code = client_call(cli, "GET", buffer_text(&path), NULL, &listing.ids);
-    if (code != CLI_OK)
-        return code;
-    if (cli_flag(cli, "names")) {
-        for (size_t i = 0; i < output_length(listing.ids); i++)
-            output_line(json_object_get_string(json_object_array_get_idx(listing.ids, i)));
-        json_object_put(listing.ids);
-        return CLI_OK;
-    }
-    listing.found = json_object_new_array();
-    struct client_calls calls = {.n = output_length(listing.ids),
-                                 .in_flight = IN_FLIGHT,
-                                 .method = "GET",
-                                 .next = list_next,
-                                 .done = list_done,
-                                 .data = &listing};
-    code = listing.found ? client_many(cli, &calls) : cli_fail_memory();
-    if (code == CLI_OK)
-        code = print_list(cli, listing.found);
-    json_object_put(listing.found);
-    json_object_put(listing.ids);
-    return code;
+    return collection_list(cli, &collection);
 }
 
 static int show(struct cli *cli)
 {
-    BUFFER_AUTO path = BUFFER_INIT;
-    struct json_object *answer;
-    const char *id = cli_argument(cli, 1);
-    client_path(&path, "workspace", cli_argument(cli, 0), "trigger", id, NULL);
-    int code = client_call(cli, "GET", buffer_text(&path), NULL, &answer);
-    if (code != CLI_OK)
-        return code;
-    if (!cli_flag(cli, "secrets"))
-        output_redact(answer);
-    code = output_document(cli, output_member(answer, id));
-    json_object_put(answer);
-    return code;
+    return collection_show(cli, &collection);
 }
 
 /* ---- add ---- */
