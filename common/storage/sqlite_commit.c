@@ -191,7 +191,7 @@ int sqlite_storage_watch(struct storage *storage, const char *workspace, int *re
     if (data_version(file, &version, err) < 0 || (s->watch_fd < 0 && start_timer(s, err) < 0))
         return -1;
     snprintf(s->watched, sizeof s->watched, "%s", workspace);
-    s->watched_file = file;
+    s->watched_serial = file->serial;
     s->watched_version = version;
     *ret_fd = s->watch_fd;
     return 0;
@@ -212,5 +212,5 @@ int sqlite_storage_watch_read(struct storage *storage, struct error *err)
         return rc < 0 ? -1 : 0;
     if (data_version(file, &version, err) < 0)
         return -1;
-    return file == s->watched_file && version == s->watched_version ? STORAGE_ABSENT : 0;
+    return file->serial == s->watched_serial && version == s->watched_version ? STORAGE_ABSENT : 0;
 }

@@ -133,6 +133,7 @@ int sqlite_file_open(struct sqlite_storage *s, const char *path, const char *wor
         return error_set(err, ERROR_MEMORY, "out of memory for %s", path);
     }
     snprintf(file->workspace, sizeof file->workspace, "%s", workspace);
+    file->serial = ++s->opened;
     int rc = sqlite3_open_v2(path, &file->db,
                              SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, NULL);
     if (rc != SQLITE_OK) {

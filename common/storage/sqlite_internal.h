@@ -40,6 +40,7 @@ struct sqlite_file {
     char *path;
     char workspace[STORAGE_NAME_MAX + 1]; /* "": the list */
     char creation[64];                    /* the workspace's, as the list had it when this was opened */
+    uint64_t serial;                      /* of the files that the handle has opened */
     uint64_t used;                        /* for the LRU order */
     bool stale;                           /* has failed in a way that only opening it anew may mend */
     sqlite3_stmt *rows[SQLITE_TABLES][SQLITE_ROWS]; /* prepared when first used */
@@ -55,13 +56,14 @@ struct sqlite_storage {
     struct sqlite_file *list;
     struct sqlite_file *files[SQLITE_FILES_MAX];
     size_t n_files;
+    uint64_t opened;
     uint64_t uses;
     uint64_t wait_since_ns; /* for the lock of a file */
     uint64_t beat_ns;
     int watch_fd; /* a timer; -1 */
     int64_t watch_every_ns;
     char watched[STORAGE_NAME_MAX + 1];
-    const struct sqlite_file *watched_file; /* compared only */
+    uint64_t watched_serial; /* a version means something within one connection only */
     int64_t watched_version;
 };
 
