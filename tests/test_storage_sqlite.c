@@ -397,6 +397,17 @@ static void test_watch(void **state)
     ASSERT_RC(api->type->remove(api, "w", &err), 0);
     assert_int_equal(poll(&poll_fd, 1, 20000), 1);
     ASSERT_RC(storage->type->watch_read(storage, &err), 0);
+    /* A namesake is a change, even if its file looks like the one before: freed memory may be used again. */
+    ASSERT_RC(api->type->create(api, "w", "200.5", NULL, 0, &err), 0);
+    for (int i = 0; i < 3; i++) {
+        char creation[16];
+        snprintf(creation, sizeof creation, "%d.5", 300 + i);
+        ASSERT_RC(storage->type->watch(storage, "w", &again, &err), 0);
+        ASSERT_RC(api->type->remove(api, "w", &err), 0);
+        ASSERT_RC(api->type->create(api, "w", creation, NULL, 0, &err), 0);
+        assert_int_equal(poll(&poll_fd, 1, 20000), 1);
+        ASSERT_RC(storage->type->watch_read(storage, &err), 0);
+    }
     storage_close(api);
     storage_close(storage);
 }
