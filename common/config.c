@@ -17,6 +17,7 @@
 #include "common/config_fields.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "common/storage/storage.h"
 
 #define TEXT_MAX_BYTES 4096 /* of one text value */
 
@@ -51,7 +52,7 @@ const struct config_field config_fields[] = {
      "Address that the trigger API listens on; 0.0.0.0: all. Without any user it answers on loopback only."},
 
     {"trigger_storage.backend", TEXT, AT(storage_backend), "", 0, 0, "TRIGGERFLOW_STORAGE_BACKEND",
-     "Storage back end: `sqlite` (files, nothing to install or start) or `redis`.",
+     "Storage back end: `sqlite` (files, nothing to install or start) or `redis`.", .check = storage_known,
      .standard_doc = "`redis` when a host is given, else `sqlite`"},
     {"trigger_storage.state_directory", TEXT, AT(state_directory), "", 0, 0, "TRIGGERFLOW_STATE_DIRECTORY",
      "Folder of the SQLite storage.",
@@ -344,6 +345,8 @@ static int set_string(const struct config_field *field, struct config *config, c
     for (size_t i = 0; i < len; i++)
         if ((unsigned char)text[i] < ' ' || text[i] == 0x7F)
             return error_set(err, ERROR_INVALID, "the value contains a control character");
+    if (field->check && *text && field->check(text, err) < 0)
+        return -1;
     return set_text(field, config, field->none && !strcmp(text, "None") ? "" : text, err);
 }
 

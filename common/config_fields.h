@@ -27,6 +27,8 @@ struct config_field {
     const char *variable;
     const char *help;
     const char *const *choices; /* the values, in the order of their enum, and NULL */
+    int (*check)(const char *text,
+                 struct error *err); /* of a text; the message lacks the name of the field */
     enum config_service service;
     bool secret;              /* the value never appears in a message */
     bool none;                /* the text None means none */

@@ -223,7 +223,7 @@ static void test_everything(void **state)
     struct config c =
         parse("triggerflow_controller: {endpoint: e, token: t, port: 0, address: 0.0.0.0}\n"
               "trigger_storage:\n"
-              "  backend: other\n"
+              "  backend: sqlite\n"
               "  parameters: {host: h, port: 1, username: u, password: p, db: 2, tls: Yes, tls_ca: /a,\n"
               "    tls_cert: /b, tls_key: /c}\n"
               "supervisor: {run_directory: /r, bootstrap_workspace: w, stop_timeout: 1.5s, watchdog: 2min}\n"
@@ -235,7 +235,7 @@ static void test_everything(void **state)
     assert_string_equal(c.controller_token, "t");
     assert_int_equal(c.controller_port, 0);
     assert_string_equal(c.controller_address, "0.0.0.0");
-    assert_string_equal(c.storage_backend, "other");
+    assert_string_equal(c.storage_backend, "sqlite");
     assert_string_equal(c.storage_host, "h");
     assert_int_equal(c.storage_port, 1);
     assert_string_equal(c.storage_username, "u");
@@ -398,6 +398,8 @@ static void test_bad_shapes(void **state)
         {"worker: {shards: 1\n", "f.yaml:2: not YAML: did not find expected ',' or '}'"},
         {"log:\n  level: \"info\n", "f.yaml:3: not YAML: found unexpected end of stream"},
         {"# \xff\n", "f.yaml:1: not YAML: invalid leading UTF-8 octet"},
+        {"\ntrigger_storage: {backend: sqlit}\n",
+         "f.yaml:2: trigger_storage.backend: unknown storage back end \"sqlit\" (there is: redis, sqlite)"},
         {"log:\n  level: a\x01\n", "f.yaml:1: not YAML: control characters are not allowed"},
     };
     (void)state;
@@ -554,7 +556,8 @@ static void test_every_variable(void **state)
     for (size_t i = 0; i < config_n_fields; i++) {
         const struct config_field *field = &config_fields[i];
         char number[32];
-        const char *value = field->kind == TEXT      ? "text"
+        const char *value = field->check             ? "redis" /* of the back ends, not the default */
+                            : field->kind == TEXT    ? "text"
                             : field->kind == BOOLEAN ? "yes"
                             : field->kind == CHOICE  ? field->choices[1]
                                                      : config_field_number(field, field->max, number);
@@ -671,7 +674,7 @@ static void test_json_round_trip(void **state)
     static const char *const texts[] = {
         "", "triggerflow_controller: {endpoint: 'a\"b\\c', token: \"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\", "
             "port: 0}\n"
-            "trigger_storage: {backend: x, parameters: {password: '\\u0041 / </script>', tls: true, db: "
+            "trigger_storage: {backend: redis, parameters: {password: '\\u0041 / </script>', tls: true, db: "
             "2147483647}}\n"
             "supervisor: {stop_timeout: 0.000000001, watchdog: 1h}\n"
             "worker: {shards: 8, dead_letter_max_bytes: 1TiB, action_start: immediate, adopt: 1-1}\n"

@@ -16,17 +16,29 @@ static const struct storage_type *const types[] = {
 
 #define N_TYPES (sizeof types / sizeof types[0])
 
-int storage_open(const struct config *config, const char *client_name, struct storage **ret_storage,
-                 struct error *err)
+static const struct storage_type *find(const char *name, struct error *err)
 {
     for (size_t i = 0; i < N_TYPES; i++)
-        if (strcmp(config->storage_backend, types[i]->name) == 0)
-            return types[i]->open(config, client_name, ret_storage, err);
+        if (strcmp(name, types[i]->name) == 0)
+            return types[i];
     BUFFER_AUTO known = BUFFER_INIT;
     for (size_t i = 0; i < N_TYPES; i++)
         buffer_printf(&known, "%s%s", i ? ", " : "", types[i]->name);
-    return error_set(err, ERROR_INVALID, "unknown storage back end \"%s\" (there is: %s)",
-                     config->storage_backend, buffer_text(&known));
+    error_set(err, ERROR_INVALID, "unknown storage back end \"%s\" (there is: %s)", name,
+              buffer_text(&known));
+    return NULL;
+}
+
+int storage_known(const char *name, struct error *err)
+{
+    return find(name, err) ? 0 : -1;
+}
+
+int storage_open(const struct config *config, const char *client_name, struct storage **ret_storage,
+                 struct error *err)
+{
+    const struct storage_type *type = find(config->storage_backend, err);
+    return type ? type->open(config, client_name, ret_storage, err) : -1;
 }
 
 void storage_close(struct storage *storage)

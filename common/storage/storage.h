@@ -189,6 +189,8 @@ struct storage {
 int storage_open(const struct config *config, const char *client_name, struct storage **ret_storage,
                  struct error *err);
 void storage_close(struct storage *storage); /* NULL is fine */
+/* Whether there is a back end of this name. Errors: ERROR_INVALID, with the names that there are. */
+int storage_known(const char *name, struct error *err);
 
 /* The part of a stored key or file name that belongs to the set ("triggers", "event_sources", ...). */
 const char *storage_set_name(enum storage_set set);
