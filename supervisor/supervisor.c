@@ -33,6 +33,7 @@
 #define API_CONNECTIONS_MAX 2048
 #define LIST_RETRY_MIN_NS (100 * CLOCK_MS)
 #define LIST_RETRY_MAX_NS (5 * CLOCK_S)
+#define BOOTSTRAP_EVERY_NS (2 * CLOCK_S)
 #define STOP_MARGIN_NS (15 * CLOCK_S) /* beyond stop_timeout: killing, reaping, the forkserver */
 
 struct supervisor {
@@ -55,8 +56,11 @@ struct supervisor {
     struct http_server *api_local;
     struct lookup_job list; /* of the stored workspaces, at the start */
     uint64_t list_retry_ns;
-    bool list_failed; /* and that was logged */
-    bool serving;     /* the forkserver has been ready */
+    bool list_failed;            /* and that was logged */
+    struct lookup_job bootstrap; /* whether this workspace is stored */
+    char bootstrap_name[STORAGE_NAME_MAX + 1];
+    bool bootstrap_waits; /* it was not, and that was logged */
+    bool serving;         /* the forkserver has been ready */
     bool stopping;
     bool config_refused; /* at the last reload */
     bool failed;         /* the start failed; with the error */
@@ -113,6 +117,50 @@ static void list_later(struct supervisor *s)
     s->list_retry_ns = s->list_retry_ns * 2 < LIST_RETRY_MAX_NS ? s->list_retry_ns * 2 : LIST_RETRY_MAX_NS;
 }
 
+static void look_bootstrap_up(void *data)
+{
+    struct supervisor *s = data;
+    struct error err;
+    if (s->stopping || lookup_post(s->lookup, &s->bootstrap, &err) == 0)
+        return;
+    if (loop_timer_set(s->loop, clock_now_ns() + BOOTSTRAP_EVERY_NS, look_bootstrap_up, s, &err) < 0)
+        log_error("timer", LOG_STR("error", err.message));
+}
+
+/* It may be stored only later, by another program that does not tell us. */
+static void on_bootstrap(struct command *command)
+{
+    struct supervisor *s =
+        (struct supervisor *)(void *)((char *)command - offsetof(struct supervisor, bootstrap.done));
+    struct error err;
+    if (s->stopping)
+        return;
+    if (s->bootstrap.result == 0) {
+        start_workspace(s, s->bootstrap.workspace);
+        return;
+    }
+    if (s->bootstrap.result == STORAGE_ABSENT && !s->bootstrap_waits) {
+        log_warn("bootstrap_workspace", LOG_STR("workspace", s->bootstrap.workspace),
+                 LOG_STR("detail", "is not stored yet; it is started once it is"));
+        s->bootstrap_waits = true;
+    }
+    if (loop_timer_set(s->loop, clock_now_ns() + BOOTSTRAP_EVERY_NS, look_bootstrap_up, s, &err) < 0)
+        log_error("timer", LOG_STR("error", err.message));
+}
+
+static void bootstrap(struct supervisor *s)
+{
+    const char *name = s->config.bootstrap_workspace;
+    if (!storage_name_valid(name)) {
+        log_warn("workspace_name_invalid", LOG_STR("workspace", name));
+        return;
+    }
+    snprintf(s->bootstrap_name, sizeof s->bootstrap_name, "%s", name);
+    s->bootstrap.workspace = s->bootstrap_name;
+    s->bootstrap.done.run = on_bootstrap;
+    look_bootstrap_up(s);
+}
+
 static void on_listed(struct command *command)
 {
     struct supervisor *s =
@@ -130,7 +178,7 @@ static void on_listed(struct command *command)
         start_workspace(s, s->list.names[i]);
     lookup_job_done(&s->list);
     if (s->config.bootstrap_workspace[0] != '\0')
-        start_workspace(s, s->config.bootstrap_workspace);
+        bootstrap(s);
     s->api.listed = true;
     show_status(s);
 }

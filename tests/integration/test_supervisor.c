@@ -580,6 +580,8 @@ static void test_bootstrap_workspace(void **state)
     bed_write_config(bed, "", "supervisor: {bootstrap_workspace: ok-boot}");
     bed_start(bed);
     bed_await_ready(bed);
+    AWAIT(bed_log_has(bed, "ok-boot detail=\"is not stored yet"));
+    bed_store(bed, "ok-boot");
     AWAIT(bed_state_is(bed, "ok-boot", "running"));
 }
 
