@@ -519,14 +519,19 @@ static size_t packed_head_size(unsigned n_extensions)
     return sizeof(struct packed) + n_extensions * sizeof(struct packed_extension);
 }
 
-size_t cloudevent_packed_size(const struct cloudevent *event)
+static size_t text_size(const struct cloudevent *event)
 {
-    size_t size = packed_head_size(event->n_extensions);
+    size_t size = 0;
     for (unsigned i = 0; i < CE_ATTRIBUTES; i++)
         size += event->attribute[i].len;
     for (unsigned i = 0; i < event->n_extensions; i++)
         size += (size_t)event->extension[i].name.len + event->extension[i].value.len;
-    return (size + 7) & ~(size_t)7;
+    return size;
+}
+
+size_t cloudevent_packed_size(const struct cloudevent *event)
+{
+    return (packed_head_size(event->n_extensions) + text_size(event) + 7) & ~(size_t)7;
 }
 
 static inline char *put_span(char *to, const struct cloudevent_span *span)
@@ -613,9 +618,9 @@ static inline bool starts_character(const struct cloudevent_span *span)
     return !span->len || ((unsigned char)*span->text & 0xc0) != 0x80;
 }
 
-static int check_spans(const struct cloudevent *event, const char *text, size_t len, struct error *err)
+static int check_spans(const struct cloudevent *event, const char *text, struct error *err)
 {
-    bool whole = utf8_valid(text, len);
+    bool whole = utf8_valid(text, text_size(event));
     for (unsigned i = 0; whole && i < CE_ATTRIBUTES; i++)
         whole = starts_character(&event->attribute[i]);
     for (unsigned i = 0; whole && i < event->n_extensions; i++)
@@ -633,7 +638,7 @@ int cloudevent_unpack_checked(const void *from, size_t len, struct cloudevent *r
         return -1;
     size_t head = packed_head_size(ret_event->n_extensions);
     const struct cloudevent_span *data = &ret_event->attribute[CE_DATA];
-    int r = check_spans(ret_event, (const char *)from + head, size - head, err);
+    int r = check_spans(ret_event, (const char *)from + head, err);
     if (r == 0)
         r = cloudevent_check(ret_event, err);
     if (r == 0 && ret_event->data == CE_DATA_JSON && json_scan(data->text, data->len, &value, err) < 0)

@@ -838,6 +838,33 @@ static void test_unpack_checked(void **state)
     free(copy);
 }
 
+/* The padding behind a packed event does not complete a character of its text. */
+static void test_unpack_half_character(void **state)
+{
+    (void)state;
+    struct cloudevent event = {.data = CE_DATA_ABSENT}, again;
+    struct error err;
+    size_t size;
+    event.attribute[CE_SPECVERSION] = (struct cloudevent_span){"1.0", 3};
+    event.attribute[CE_ID] = (struct cloudevent_span){"i", 1};
+    event.attribute[CE_SOURCE] = (struct cloudevent_span){"s", 1};
+    event.attribute[CE_TYPE] = (struct cloudevent_span){"ty", 2};
+    event.extension[event.n_extensions++] =
+        (struct cloudevent_extension){{"e", 1}, {"0123456789abcd", 14}}; /* two bytes of padding */
+    size_t packed_size = cloudevent_packed_size(&event);
+    char *packed = malloc(packed_size);
+    assert_non_null(packed);
+    cloudevent_pack(&event, packed);
+    char *end = memchr(packed, 'd', packed_size);
+    assert_non_null(end);
+    assert_true(end + 1 < packed + packed_size);
+    assert_int_equal(cloudevent_unpack_checked(packed, packed_size, &again, &size, &err), 0);
+    end[0] = '\xc3';
+    end[1] = '\xa9';
+    assert_int_equal(cloudevent_unpack_checked(packed, packed_size, &again, &size, &err), -1);
+    free(packed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -860,6 +887,7 @@ int main(void)
         cmocka_unit_test(test_write),
         cmocka_unit_test(test_pack),
         cmocka_unit_test(test_unpack_checked),
+        cmocka_unit_test(test_unpack_half_character),
         cmocka_unit_test(test_data_json),
         cmocka_unit_test(test_data_json_given_as_json),
         cmocka_unit_test(test_conformance_cases),
