@@ -142,6 +142,8 @@ static const struct source *source_of(const struct emission *m, struct source *c
 static bool has_passed(const struct emission *m, const struct source *s)
 {
     const uint64_t *at = s->barrier_position;
+    if (s->type->passed)
+        return s->type->passed(s, m->final_position);
     return at[0] > m->final_position[0] || (at[0] == m->final_position[0] && at[1] >= m->final_position[1]);
 }
 

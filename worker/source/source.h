@@ -48,6 +48,10 @@ struct source_type {
     /* A checkpoint with the position that `position` wrote last has committed. Must not wait. Thread:
      * checkpoint. */
     void (*acknowledge)(struct source *source);
+    /* Whether the position that `position` wrote last is behind the event that was published to this one.
+     * NULL: positions are in order, and so the last event's (barrier_position) tells. Thread: checkpoint,
+     * between the barriers and the commit. */
+    bool (*passed)(const struct source *source, const uint64_t position[2]);
 
     /* Publishing to it (EMIT). NULL: cannot be published to. Thread: executor. */
     int (*sink_open)(struct executor *executor, const char *name, const struct json_value *parameters,
