@@ -131,24 +131,25 @@ static void test_stopped(void **state)
     free(jobs);
 }
 
-/* A storage that is none: jobs learn it, and another configuration helps. */
+/* A configuration that cannot be is refused, and the pool goes on with the one it has. */
 static void test_configured(void **state)
 {
     (void)state;
     struct error err;
+    struct api_pool *none;
+    struct api_pool *pool = new_pool(1);
+    struct job *jobs = new_jobs(1);
     char *backend = config.storage_backend;
     config.storage_backend = strdup("stone");
-    struct api_pool *pool = new_pool(1);
-    struct job *jobs = new_jobs(2);
-    assert_int_equal(api_pool_post(pool, &jobs[0].job, true), 0);
-    await(&n_run, 1);
-    assert_int_equal(without, 1);
+    assert_int_equal(api_pool_configure(pool, &config, &err), -1);
+    assert_non_null(strstr(err.message, "\"stone\""));
+    assert_int_equal(api_pool_new(&config, "test", 1, &none, &err), -1);
     free(config.storage_backend);
     config.storage_backend = backend;
     assert_int_equal(api_pool_configure(pool, &config, &err), 0);
-    assert_int_equal(api_pool_post(pool, &jobs[1].job, true), 0);
-    await(&n_run, 2);
-    assert_int_equal(without, 1);
+    assert_int_equal(api_pool_post(pool, &jobs[0].job, true), 0);
+    await(&n_run, 1);
+    assert_int_equal(without, 0);
     assert_int_equal(api_pool_free(pool), 0);
     free(jobs);
 }

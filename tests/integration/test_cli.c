@@ -316,8 +316,8 @@ static void test_pipe(void **state)
     assert_int_equal(number(value, "published"), 10000);
     assert_int_equal(number(value, "unknown"), 0);
     assert_true(number(value, "retries") > 0);
-    assert_int_equal(number(value, "duplicates"), counted("repeated"));
-    assert_true(counted("repeated") > 0);
+    assert_true(number(value, "duplicates") > 0); /* an answer that says so may be lost, too */
+    assert_true(number(value, "duplicates") <= counted("repeated"));
     assert_int_equal(counted("ids"), 10000);
     json_object_put(value);
 }
