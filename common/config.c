@@ -116,6 +116,14 @@ const struct config_field config_fields[] = {
     {"worker.duplicate_max", INTEGER, AT(duplicate_max), "1000000", 1000, 100000000,
      "TRIGGERFLOW_DUPLICATE_MAX",
      "Events of a workspace that are remembered so at most; then the oldest go."},
+    {"worker.redelivery_window", DURATION, AT(redelivery_window_ns), "10min", 0, 7 * DAY_NS,
+     "TRIGGERFLOW_REDELIVERY_WINDOW",
+     "How long a message of a broker without positions (RabbitMQ, SQS) is remembered after its "
+     "acknowledgement, "
+     "so that it does not count again when the broker delivers it again."},
+    {"worker.redelivery_max", INTEGER, AT(redelivery_max), "2000000", 1000, 100000000,
+     "TRIGGERFLOW_REDELIVERY_MAX",
+     "Acknowledged messages of an event source that are remembered so at most; then the oldest go."},
     {"worker.action_start", CHOICE, AT(action_start), "committed", 0, 0, "TRIGGERFLOW_ACTION_START",
      "When a fired action starts: after the checkpoint that contains it (`committed`), or at once "
      "(`immediate`), "

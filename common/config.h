@@ -55,6 +55,8 @@ struct config {
     int64_t event_log_max_bytes;    /* 1 GiB */
     int64_t duplicate_window_ns;    /* 10 min; 0: repetitions are not recognised */
     int64_t duplicate_max;          /* 1,000,000 events */
+    int64_t redelivery_window_ns;   /* 10 min */
+    int64_t redelivery_max;         /* 2,000,000 messages */
     enum config_action_start action_start;
     bool exit_when_finished;
     int64_t finish_linger_ns; /* 2 s */

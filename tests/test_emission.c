@@ -9,9 +9,12 @@
 #include <cmocka.h>
 
 #include "common/arena.h"
+#include "common/clock.h"
+#include "common/config.h"
 #include "common/error.h"
 #include "tests/support/pipeline_bed.h"
 #include "worker/source/source.h"
+#include "worker/worker.h"
 
 #define KEY "0123456789abcdef0123456789abcdef"
 #define OTHER "ffffffffffffffffffffffffffffffff"
@@ -198,6 +201,24 @@ static void test_passed_by_time(void **state)
     assert_forgotten(bed, false);
 }
 
+/* An unordered source passes nothing; a repeat is awaited for a while. */
+static void test_unordered(void **state)
+{
+    struct bed *bed = *state;
+    struct config config = {.redelivery_window_ns = (int64_t)(3600 * CLOCK_S)};
+    struct worker worker = {.config = &config};
+    bed->source.unordered = true;
+    bed->source.worker = &worker;
+    publish(bed, KEY);
+    complete(bed, KEY, clock_unix_ns() - 10 * CLOCK_S, 0, false);
+    barrier(bed, UINT64_MAX, UINT64_MAX);
+    collect(bed, 1);
+    assert_true(emissions_any(bed->emissions));
+    config.redelivery_window_ns = (int64_t)(5 * CLOCK_S);
+    collect(bed, 2);
+    assert_forgotten(bed, true);
+}
+
 /* Nobody reads the source (any more): nothing can come back. */
 static void test_source_gone(void **state)
 {
@@ -295,6 +316,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_seen_behind_barrier, setup, teardown),
         cmocka_unit_test_setup_teardown(test_until_passed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_passed_by_time, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unordered, setup, teardown),
         cmocka_unit_test_setup_teardown(test_source_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_complete_twice, setup, teardown),
         cmocka_unit_test_setup_teardown(test_restore_seen, setup, teardown),

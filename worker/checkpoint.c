@@ -539,11 +539,27 @@ static int run_epoch(struct checkpoint *c)
 
 /* --- triggers and event sources --- */
 
+static int restore_source(struct checkpoint *c, struct source *s, const struct recovery *recovery,
+                          struct error *err)
+{
+    if (recovery_restore_source(recovery, c->storage, s, err) < 0)
+        return -1;
+    int r;
+    for (unsigned failures = 0; (r = recovery_restore_consumed(recovery, c->storage, s, err)) > 0;
+         failures++) {
+        report_storage(c->worker->report, err);
+        if (out_of_time(c))
+            return -1;
+        back_off(c, failures);
+    }
+    return r;
+}
+
 static int start_source(struct checkpoint *c, struct source *s, const struct recovery *recovery)
 {
     struct worker *w = c->worker;
     struct error err;
-    if (recovery_restore_source(recovery, c->storage, s, &err) < 0) {
+    if (restore_source(c, s, recovery, &err) < 0) {
         source_set_state(s, ARENA_SOURCE_FAILED, err.message);
         s->consume = false; /* it delivers nothing; the rest goes on */
         w->sources[s->index] = s;
@@ -737,6 +753,8 @@ static int start_all(struct checkpoint *c, struct recovery *recovery, struct err
     for (size_t i = 0; i < sources.n_fresh; i++)
         if (start_source(c, sources.fresh[i], recovery) < 0)
             return error_set(err, ERROR_SYSTEM, "the thread of an event source cannot be started");
+    struct error ignored; /* the next start tries again */
+    recovery_forget_consumed(recovery, c->storage, w, &c->cut.changes, &ignored);
     return 0;
 }
 

@@ -8,11 +8,14 @@
 
 #include "common/arena.h"
 #include "common/buffer.h"
+#include "common/clock.h"
+#include "common/config.h"
 #include "common/error.h"
 #include "common/hash.h"
 #include "worker/action/action.h"
 #include "worker/changes.h"
 #include "worker/source/source.h"
+#include "worker/worker.h"
 
 struct emission {
     char key[ACTION_KEY_MAX];
@@ -139,8 +142,11 @@ static const struct source *source_of(const struct emission *m, struct source *c
     return NULL;
 }
 
+/* What is published to an unordered source has no position, but a time. */
 static bool has_passed(const struct emission *m, const struct source *s)
 {
+    if (s->unordered)
+        return clock_unix_ns() >= m->final_position[0] + (uint64_t)s->worker->config->redelivery_window_ns;
     const uint64_t *at = s->barrier_position;
     if (s->type->passed)
         return s->type->passed(s, m->final_position);

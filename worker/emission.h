@@ -4,7 +4,9 @@
  * registered here before it is first published; the source drops an event whose id it has seen before. What
  * was seen is stored with the checkpoint that counts it (field seen:<key>), and forgotten as soon as no
  * repeat can follow: when the intent's completion is committed and it was published only once, or the source
- * has passed the last publication. Thread: any (a lock inside). */
+ * has passed the last publication. An unordered source passes nothing: its sink's final position is the time
+ * of publication in unix nanoseconds, and a repeat is awaited for redelivery_window. Thread: any (a lock
+ * inside). */
 #pragma once
 
 #include <stdbool.h>

@@ -5,11 +5,15 @@
 #include <string.h>
 
 #include "common/buffer.h"
+#include "common/clock.h"
+#include "common/config.h"
 #include "common/error.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "worker/catalog.h"
+#include "worker/changes.h"
 #include "worker/emission.h"
+#include "worker/source/consumed.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
 #include "worker/worker.h"
@@ -86,6 +90,7 @@ void recovery_done(struct recovery *recovery)
     fields_done(&recovery->internal);
     fields_done(&recovery->outbox);
     fields_done(&recovery->seen);
+    fields_done(&recovery->consumed);
     free(recovery->adopt);
     recovery->adopt = NULL;
 }
@@ -115,12 +120,26 @@ static void read_finished(struct recovery *r, const char *value, size_t len)
     r->finish_open = json_member(&root, "left", &member) && member.type == JSON_FALSE;
 }
 
+static bool is_among(const struct stored_fields *fields, const char *key, size_t len)
+{
+    for (size_t i = 0; i < fields->n; i++)
+        if (fields->items[i].key_len == len && !memcmp(fields->items[i].key, key, len))
+            return true;
+    return false;
+}
+
 static int see_checkpoint(void *data, const char *key, size_t key_len, const char *value, size_t len)
 {
     struct checkpoint_scan *scan = data;
     struct recovery *r = scan->recovery;
     if (catalog_recover_field(scan->catalog, key, key_len, value, len))
         return 0;
+    size_t name_len;
+    uint64_t epoch;
+    if (consumed_field(key, key_len, &name_len, &epoch))
+        return is_among(&r->consumed, key + sizeof CONSUMED_FIELD - 1, name_len)
+                   ? 0
+                   : fields_add(&r->consumed, key + sizeof CONSUMED_FIELD - 1, name_len, "", 0);
     if (is_prefix("seen:", key, key_len))
         return fields_add(&r->seen, key + 5, key_len - 5, value, len);
     if (is_prefix("position:", key, key_len) || (key_len == 17 && !memcmp(key, "internal_position", 17)) ||
@@ -236,6 +255,81 @@ int recovery_restore_source(const struct recovery *recovery, struct storage *sto
     if (recovery->adopt && source->index)
         return restore_adopted(source, recovery->adopt, err);
     return source->type->restore(source, NULL, err);
+}
+
+/* --- what unordered sources have consumed: read in a pass of its own, as there may be much of it --- */
+
+struct consumed_scan {
+    struct source *source;              /* to restore */
+    const struct stored_fields *stored; /* or to look for what belongs to no stored event source */
+    uint64_t before_unix_s;
+    struct changes *out;
+    struct error *err;
+    bool failed;
+};
+
+static int see_consumed(void *data, const char *key, size_t key_len, const char *value, size_t len)
+{
+    struct consumed_scan *scan = data;
+    struct source *s = scan->source;
+    size_t name_len;
+    uint64_t epoch;
+    if (!consumed_field(key, key_len, &name_len, &epoch) || strlen(s->name) != name_len ||
+        memcmp(key + sizeof CONSUMED_FIELD - 1, s->name, name_len) != 0)
+        return 0;
+    scan->failed = s->type->restore_consumed(s, key, key_len, value, len, scan->err) < 0;
+    return scan->failed ? -1 : 0;
+}
+
+int recovery_restore_consumed(const struct recovery *recovery, struct storage *storage, struct source *source,
+                              struct error *err)
+{
+    struct consumed_scan scan = {.source = source, .err = err};
+    if (!source->type->restore_consumed ||
+        (recovery && !is_among(&recovery->consumed, source->name, strlen(source->name))))
+        return 0;
+    int r =
+        storage->type->load(storage, source->worker->workspace, STORAGE_CHECKPOINT, see_consumed, &scan, err);
+    return scan.failed ? -1 : r < 0 ? RECOVERY_AGAIN : 0;
+}
+
+static int see_gone(void *data, const char *key, size_t key_len, const char *value, size_t len)
+{
+    struct consumed_scan *scan = data;
+    size_t name_len;
+    uint64_t epoch;
+    if (consumed_field(key, key_len, &name_len, &epoch) &&
+        !is_among(scan->stored, key + sizeof CONSUMED_FIELD - 1, name_len) &&
+        consumed_field_time(value, len) < scan->before_unix_s && scan->out->n < STORAGE_OPS_SAFE / 2)
+        changes_delete(scan->out, STORAGE_CHECKPOINT, key, key_len);
+    return 0;
+}
+
+static int see_name(void *data, const char *key, size_t key_len, const char *value, size_t len)
+{
+    (void)value;
+    (void)len;
+    return fields_add(data, key, key_len, "", 0);
+}
+
+int recovery_forget_consumed(const struct recovery *recovery, struct storage *storage, struct worker *worker,
+                             struct changes *out, struct error *err)
+{
+    uint64_t now = clock_unix_ns() / CLOCK_S;
+    uint64_t window = (uint64_t)worker->config->redelivery_window_ns / CLOCK_S + 1;
+    struct stored_fields stored = {0};
+    struct consumed_scan scan = {
+        .stored = &stored, .before_unix_s = now > window ? now - window : 0, .out = out, .err = err};
+    if (!recovery->consumed.n)
+        return 0;
+    int r = storage->type->load(storage, worker->workspace, STORAGE_EVENT_SOURCES, see_name, &stored, err);
+    bool gone = false;
+    for (size_t i = 0; r == 0 && i < recovery->consumed.n; i++)
+        gone |= !is_among(&stored, recovery->consumed.items[i].key, recovery->consumed.items[i].key_len);
+    if (gone)
+        r = storage->type->load(storage, worker->workspace, STORAGE_CHECKPOINT, see_gone, &scan, err);
+    fields_done(&stored);
+    return r;
 }
 
 int recovery_restore_internal(const struct recovery *recovery, struct source *internal, struct error *err)

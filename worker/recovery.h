@@ -10,6 +10,7 @@
 
 struct buffer;
 struct catalog;
+struct changes;
 struct error;
 struct source;
 struct worker;
@@ -34,6 +35,7 @@ struct recovery {
     struct stored_fields internal;  /* sorted by key */
     struct stored_fields outbox;    /* sorted by key */
     struct stored_fields seen;      /* key without "seen:" */
+    struct stored_fields consumed;  /* names of the sources that fields of consumed messages belong to */
     uint64_t dead_letter_bytes;
     uint64_t finished;
     bool finish_open;
@@ -53,6 +55,15 @@ void recovery_position_field(const struct source *source, struct buffer *out);
 /* Sets the source's starting position; recovery NULL: it is read from storage (a source added later). */
 int recovery_restore_source(const struct recovery *recovery, struct storage *storage, struct source *source,
                             struct error *err);
+/* What it has consumed, when it is an unordered one; after the position. RECOVERY_AGAIN: the storage has
+ * failed, and the call may be repeated. */
+enum { RECOVERY_AGAIN = 1 };
+int recovery_restore_consumed(const struct recovery *recovery, struct storage *storage, struct source *source,
+                              struct error *err);
+/* Deletes what sources have consumed that are not stored any more, and did so longer than redelivery_window
+ * ago: until then one of the same name may come back. */
+int recovery_forget_consumed(const struct recovery *recovery, struct storage *storage, struct worker *worker,
+                             struct changes *out, struct error *err);
 /* The internal source's position and pending events. */
 int recovery_restore_internal(const struct recovery *recovery, struct source *internal, struct error *err);
 

@@ -174,6 +174,7 @@ static int read_document(struct source *s, struct json_value *ret_parameters, st
         read_definition(&root, s->index == 0, &d, err) < 0)
         return -1;
     s->type = d.type;
+    s->unordered = d.type->restore_consumed;
     s->consume = d.consume;
     s->on_recreated_stop = d.on_recreated_stop;
     *ret_parameters = d.parameters;

@@ -37,6 +37,12 @@ struct source_type {
     /* Sets the position to start from: as `position` wrote it, or NULL for the first start. Thread:
      * checkpoint, before run. Errors: ERROR_INVALID. */
     int (*restore)(struct source *source, const struct json_value *position, struct error *err);
+    /* Unordered sources, whose messages come again until an acknowledgement has taken effect: takes one
+     * stored field of what was consumed (worker/source/consumed.h), for each there is, after restore. NULL:
+     * ordered. Positions of events are then identities, which say nothing of their order. Thread: checkpoint,
+     * before run. Errors: ERROR_INVALID, ERROR_MEMORY. */
+    int (*restore_consumed)(struct source *source, const char *key, size_t key_len, const char *value,
+                            size_t len, struct error *err);
     /* Until source_stopping(). Thread: source. */
     void (*run)(struct source *source);
     /* Appends the position behind the last delivered event as JSON, nothing when there is none yet.
@@ -107,6 +113,7 @@ struct source {
         changes[2]; /* dead letters: [filling] since the last barrier; the other one is the checkpoint's */
     unsigned filling;
     bool poisoned;      /* the arena lists events to skip */
+    bool unordered;     /* the class has restore_consumed */
     bool never_held;    /* its thread has more to do than deliver: a pause does not keep it waiting */
     bool marked;        /* the events in hand had been read when read_mark was taken */
     uint64_t read_mark; /* of checkpoint_reloads() */
