@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "common/buffer.h"
+#include "common/error.h"
 #include "tests/support/event_server.h"
 #include "tests/support/http_client.h"
 #include "tests/support/wait.h"
@@ -168,6 +169,56 @@ static void test_start_by_event(void **state)
     WAIT(event_server_counter(server, "late") == 7);
 }
 
+/* A workspace that an original has counted in takes no events before it is adopted. */
+static void test_needs_adoption(void **state)
+{
+    struct event_server *server = *state;
+    SKIP_WITHOUT(server);
+    static const char trigger[] =
+        "{\"id\":\"count\",\"uuid\":\"u\",\"workspace\":\"old\",\"transient\":false,"
+        "\"condition\":{\"name\":\"COUNTER_THRESHOLD\"},\"action\":{\"name\":\"PASS\"},"
+        "\"context\":{\"threshold\":1000,\"counter\":7},"
+        "\"activation_events\":[{\"specversion\":\"1.0\",\"type\":\"t\",\"subject\":\"s\"}]}";
+    const struct storage_op op = {STORAGE_TRIGGERS, STORAGE_PUT,        "count", 5,
+                                  trigger,          sizeof trigger - 1, NULL,    0};
+    char answer[HTTP_CLIENT_ANSWER_MAX], text[512], ignored[16384];
+    int result;
+    struct error err;
+    assert_int_equal(event_server_store(server, "old", true), 0);
+    struct storage *storage = storage_bed_open(&server->storage);
+    assert_non_null(storage);
+    assert_int_equal(storage->type->edit(storage, "old", &op, 1, &result, &err), 0);
+    storage_close(storage);
+    assert_int_equal(publish(server, "old", "a", 3, answer), 503);
+    assert_non_null(strstr(answer, "needs adoption"));
+    snprintf(text, sizeof text,
+             "POST /workspace/old/pause HTTP/1.1\r\nHost: x\r\n%sContent-Length: 0\r\n\r\n", server->auth);
+    assert_int_equal(http_client_ask(server->port, text, strlen(text), answer), 409);
+    assert_non_null(strstr(answer, "adopt"));
+    static const char adopt[] =
+        "POST /workspace/old HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: 21\r\n\r\n{\"adopt\":\"beginning\"}";
+    assert_int_equal(http_client_ask(server->controller_port, adopt, sizeof adopt - 1, answer), 200);
+    WAIT(publish(server, "old", "b", 3, answer) == 202);
+    WAIT(event_server_counter(server, "old") == 10);
+    assert_int_equal(event_server_control(server, "DELETE", "/workspace/old", ignored, sizeof ignored), 200);
+}
+
+/* Redis is out of memory: nothing is taken, and it is again when there is room. */
+static void test_storage_full(void **state)
+{
+    struct event_server *server = *state;
+    SKIP_WITHOUT(server);
+    char answer[HTTP_CLIENT_ANSWER_MAX];
+    assert_int_equal(publish(server, "w", "a", 1, answer), 202);
+    freeReplyObject(redis_server_do(&server->storage.redis, "CONFIG SET maxmemory 1"));
+    WAIT(publish(server, "w", "b", 2, answer) == 507);
+    assert_non_null(strstr(answer, "full"));
+    freeReplyObject(redis_server_do(&server->storage.redis, "CONFIG SET maxmemory 0"));
+    WAIT(publish(server, "w", "b", 2, answer) == 202);
+    WAIT(event_server_counter(server, "w") == 3);
+}
+
 /* The worker is killed while requests are under way; all that was not answered 202 is repeated with the same
  * ids. */
 static void test_worker_killed(void **state)
@@ -220,6 +271,11 @@ int main(void)
         TEST(test_refused),
         TEST(test_start_by_event),
         TEST(test_worker_killed),
+        TEST(test_needs_adoption),
+        {.name = "test_storage_full (redis)",
+         .test_func = test_storage_full,
+         .setup_func = setup_redis,
+         .teardown_func = teardown},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
