@@ -7,10 +7,12 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "common/buffer.h"
 #include "tests/support/redis_server.h"
 #include "tests/support/workspace.h"
 
 #define KEY_SIZE 33
+#define KEY_LISTS 1024
 
 struct event {
     struct event *next;
@@ -28,7 +30,7 @@ struct state {
     int64_t counter;
     uint64_t firings;
     bool gone;
-    struct key *keys;
+    struct key *keys[KEY_LISTS]; /* by their hash */
     size_t n_keys;
 };
 
@@ -43,6 +45,8 @@ struct reference {
     size_t firings;
     uint64_t finished;
     struct facts facts; /* dead letters and emissions */
+    size_t letters;
+    bool by_id; /* dead letters are known by their event's id: events came by reference_take() */
 };
 
 /* --- events --- */
@@ -100,11 +104,11 @@ void reference_free(struct reference *reference)
 {
     if (!reference)
         return;
-    for (size_t i = 0; i < reference->n; i++)
-        while (reference->triggers[i].keys) {
-            struct key *next = reference->triggers[i].keys->next;
-            free(reference->triggers[i].keys);
-            reference->triggers[i].keys = next;
+    for (size_t i = 0; i < reference->n * KEY_LISTS; i++)
+        for (struct key **list = &reference->triggers[i / KEY_LISTS].keys[i % KEY_LISTS]; *list;) {
+            struct key *next = (*list)->next;
+            free(*list);
+            *list = next;
         }
     while (reference->first) {
         struct event *next = reference->first->next;
@@ -121,30 +125,47 @@ static bool emits(const struct reference_trigger *t)
     return t->action >= REFERENCE_EMIT_INTERNAL;
 }
 
-int reference_store(const struct reference *reference, const struct workspace *workspace)
+static void append_action(const struct reference_trigger *t, struct buffer *out)
+{
+    static const char *const sources[] = {NULL, NULL, NULL, "out", "in"};
+    if (!emits(t)) {
+        buffer_printf(out, "{\"name\":\"%s\"}", t->action == REFERENCE_TERMINATE ? "TERMINATE" : "PASS");
+        return;
+    }
+    buffer_append_text(out, "{\"name\":\"EMIT\",");
+    if (sources[t->action])
+        buffer_printf(out, "\"event_source\":\"%s\",", sources[t->action]);
+    buffer_printf(out, "\"event\":{\"type\":\"%s\"", t->emit_type);
+    if (t->own_data)
+        buffer_printf(out, ",\"data\":\"<%s>\"", t->id);
+    buffer_append_text(out, "}}");
+}
+
+void reference_document(const struct reference *reference, size_t i, struct buffer *out)
 {
     static const char *const conditions[] = {"TRUE", "JOIN", "FUNCTION_JOIN", "COUNTER_THRESHOLD"};
     static const char *const targets[] = {NULL, "join", "total_activations", "threshold"};
-    static const char *const sources[] = {NULL, NULL, NULL, "out", "in"};
+    const struct reference_trigger *t = &reference->triggers[i].is;
+    buffer_printf(out,
+                  "{\"id\":\"%s\",\"uuid\":\"uuid-%s\",\"workspace\":\"%s\",\"timestamp\":\"2020-10-20T13:00:"
+                  "00.000000\",\"condition\":{\"name\":\"%s\"},\"action\":",
+                  t->id, t->id, reference->workspace, conditions[t->condition]);
+    append_action(t, out);
+    buffer_append_text(out, ",\"context\":{");
+    if (targets[t->condition])
+        buffer_printf(out, "\"%s\":%lld", targets[t->condition], (long long)t->target);
+    buffer_printf(out,
+                  "},\"activation_events\":[{\"specversion\":\"1.0\",\"type\":\"%s\",\"subject\":\"%s\"}],"
+                  "\"transient\":%s}",
+                  t->type, t->subject, t->transient ? "true" : "false");
+}
+
+int reference_store(const struct reference *reference, const struct workspace *workspace)
+{
     for (size_t i = 0; i < reference->n; i++) {
-        const struct reference_trigger *t = &reference->triggers[i].is;
-        char condition[64], action[256], context[64] = "{}", activation[256], source[48] = "", data[64] = "";
-        snprintf(condition, sizeof condition, "{\"name\":\"%s\"}", conditions[t->condition]);
-        if (targets[t->condition])
-            snprintf(context, sizeof context, "{\"%s\":%lld}", targets[t->condition], (long long)t->target);
-        snprintf(activation, sizeof activation,
-                 "{\"specversion\":\"1.0\",\"type\":\"%s\",\"subject\":\"%s\"}", t->type, t->subject);
-        if (sources[t->action])
-            snprintf(source, sizeof source, "\"event_source\":\"%s\",", sources[t->action]);
-        if (t->own_data)
-            snprintf(data, sizeof data, ",\"data\":\"<%s>\"", t->id);
-        if (emits(t))
-            snprintf(action, sizeof action, "{\"name\":\"EMIT\",%s\"event\":{\"type\":\"%s\"%s}}", source,
-                     t->emit_type, data);
-        else
-            snprintf(action, sizeof action, "{\"name\":\"%s\"}",
-                     t->action == REFERENCE_TERMINATE ? "TERMINATE" : "PASS");
-        if (workspace_trigger(workspace, t->id, condition, action, context, activation, t->transient) < 0)
+        BUFFER_AUTO document = BUFFER_INIT;
+        reference_document(reference, i, &document);
+        if (workspace_put_trigger(workspace, reference->triggers[i].is.id, buffer_text(&document)) < 0)
             return -1;
     }
     return 0;
@@ -198,7 +219,7 @@ static void emit(struct reference *r, const struct state *t, const struct event 
     e->subject = copy(from->subject);
     e->data = copy(t->is.own_data ? own : from->data);
     snprintf(e->identity, sizeof e->identity, "%s", key);
-    if (t->is.action != REFERENCE_EMIT_INTERNAL)
+    if (t->is.action == REFERENCE_EMIT_OUT || (t->is.action == REFERENCE_EMIT_BACK && !r->by_id))
         emission_facts(&r->facts, &t->is, t->is.action == REFERENCE_EMIT_OUT ? "out" : "back", e->id, e->type,
                        e->subject, e->data);
     if (t->is.action == REFERENCE_EMIT_OUT)
@@ -220,15 +241,16 @@ static void fire(struct reference *r, struct state *t, const struct event *e)
 
 static bool is_repeat(struct state *t, const char *key)
 {
-    for (const struct key *k = t->keys; k; k = k->next)
+    struct key **list = &t->keys[XXH3_64bits(key, strlen(key)) % KEY_LISTS];
+    for (const struct key *k = *list; k; k = k->next)
         if (!strcmp(k->text, key))
             return true;
     struct key *k = malloc(sizeof *k + strlen(key) + 1);
     if (!k)
         abort();
     memcpy(k->text, key, strlen(key) + 1);
-    k->next = t->keys;
-    t->keys = k;
+    k->next = *list;
+    *list = k;
     t->n_keys++;
     return false;
 }
@@ -243,6 +265,12 @@ static void activate(struct reference *r, struct state *t, const struct event *e
     if (t->is.condition == REFERENCE_TRUE || (joins && t->counter == t->is.target) ||
         (!joins && t->counter >= t->is.target))
         fire(r, t, e);
+}
+
+static void add_letter(struct reference *r, const char *reason, const char *identity)
+{
+    facts_add(&r->facts, "letter %s %s", reason, identity);
+    r->letters++;
 }
 
 static bool matches(const char *pattern, const char *text)
@@ -262,7 +290,7 @@ static void process(struct reference *r, const struct event *e)
         activate(r, t, e);
     }
     if (!matched)
-        facts_add(&r->facts, "letter no_trigger %s", e->identity);
+        add_letter(r, "no_trigger", r->by_id ? e->id : e->identity);
 }
 
 static void process_waiting(struct reference *r)
@@ -302,11 +330,11 @@ static void take_entry(struct reference *r, const redisReply *entry, size_t max_
         bytes += fields->element[i]->len;
     r->events++;
     if (bytes > max_bytes) {
-        facts_add(&r->facts, "letter too_large %s", position);
+        add_letter(r, "too_large", position);
         return;
     }
     if (!member(fields, "id") || !member(fields, "source") || !member(fields, "type")) {
-        facts_add(&r->facts, "letter invalid_event %s", position);
+        add_letter(r, "invalid_event", position);
         return;
     }
     r->events--;
@@ -333,6 +361,26 @@ int reference_run(struct reference *reference, const struct workspace *workspace
     return r;
 }
 
+void reference_take(struct reference *reference, const struct publication *event)
+{
+    struct event *e = event_new();
+    reference->by_id = true;
+    e->id = copy(event->id);
+    e->type = copy(event->type);
+    e->subject = copy(or_empty(event->subject));
+    e->data = copy(or_empty(event->data));
+    e->key = copy(event->key);
+    append(reference, e);
+    process_waiting(reference);
+}
+
+void reference_refuse(struct reference *reference, const char *reason)
+{
+    reference->by_id = true;
+    reference->events++;
+    add_letter(reference, reason, "");
+}
+
 size_t reference_events(const struct reference *reference)
 {
     return reference->events;
@@ -341,6 +389,19 @@ size_t reference_events(const struct reference *reference)
 size_t reference_firings(const struct reference *reference)
 {
     return reference->firings;
+}
+
+int64_t reference_counter(const struct reference *reference, const char *id)
+{
+    for (size_t i = 0; i < reference->n; i++)
+        if (!strcmp(reference->triggers[i].is.id, id))
+            return reference->triggers[i].gone ? -1 : reference->triggers[i].counter;
+    return -1;
+}
+
+size_t reference_letters(const struct reference *reference)
+{
+    return reference->letters;
 }
 
 /* --- facts --- */
@@ -354,8 +415,8 @@ void reference_facts(const struct reference *reference, struct facts *facts)
         facts_add(facts, "trigger %s %lld", t->is.id, (long long)t->counter);
         if (t->firings)
             facts_add(facts, "fired %s %llu", t->is.id, (unsigned long long)t->firings);
-        if (t->n_keys)
-            facts_add(facts, "keys %s %zu", t->is.id, t->n_keys);
+        for (size_t k = 0; k < t->n_keys; k++)
+            facts_add(facts, "key %s", t->is.id);
     }
     if (reference->finished)
         facts_add(facts, "finished %llu", (unsigned long long)reference->finished);
@@ -378,65 +439,66 @@ static void observe_trigger(const char *id, struct json_object *document, struct
     facts_add(facts, "trigger %s %lld", id, (long long)json_object_get_int64(counter));
 }
 
-/* By its place in the stream; by its id when we have emitted it, as the place varies. */
+/* By its place in the stream; by its id when we have emitted it, as the place varies, or when all are. */
 static void observe_letter(const struct reference *r, struct json_object *document, struct facts *facts)
 {
     struct json_object *event = NULL;
     json_object_object_get_ex(document, "event", &event);
-    bool ours = event && find(r, text_of(event, "source"));
+    bool ours = r->by_id || (event && find(r, text_of(event, "source")));
     facts_add(facts, "letter %s %s", text_of(document, "reason"),
               ours ? text_of(event, "id") : text_of(document, "position"));
 }
 
-static void observe_checkpoint(const char *field, const redisReply *value, struct facts *facts)
+/* keys:uuid-<id>:<epoch> fields hold 32 hex digits a key. */
+static void observe_keys(const char *field, size_t len, struct facts *facts)
+{
+    int id = (int)(strrchr(field, ':') - field);
+    for (size_t i = 0; i < len / 32; i++)
+        facts_add(facts, "key %.*s", id - 10, field + 10);
+}
+
+static void observe_checkpoint(const struct reference *r, const char *field, const char *value, size_t len,
+                               struct facts *facts)
 {
     if (!strncmp(field, "fired:uuid-", 11))
-        facts_add(facts, "fired %s %s", field + 11, value->str);
-    if (!strncmp(field, "seen:", 5))
+        facts_add(facts, "fired %s %s", field + 11, value);
+    if (!strncmp(field, "keys:uuid-", 10))
+        observe_keys(field, len, facts);
+    if (!strncmp(field, "seen:", 5) && !r->by_id)
         facts_add(facts, "left behind: %s", field);
     if (!strcmp(field, "finished")) {
-        struct json_object *document = json_tokener_parse(value->str);
+        struct json_object *document = json_tokener_parse(value);
         facts_add(facts, "finished %s", text_of(document, "count"));
         json_object_put(document);
     }
 }
 
-/* keys:<uuid>:<epoch> fields hold 32 hex digits a key. */
-static size_t count_keys(const redisReply *fields, const char *id)
+void reference_see(const struct reference *reference, enum storage_set set, const char *field,
+                   const char *value, size_t len, struct facts *facts)
 {
-    char prefix[80];
-    size_t digits = 0;
-    int n = snprintf(prefix, sizeof prefix, "keys:uuid-%s:", id);
-    for (size_t i = 0; i + 1 < fields->elements; i += 2)
-        if (!strncmp(fields->element[i]->str, prefix, (size_t)n))
-            digits += fields->element[i + 1]->len;
-    return digits / 32;
+    if (set == STORAGE_CHECKPOINT) {
+        observe_checkpoint(reference, field, value, len, facts);
+        return;
+    }
+    struct json_object *document = json_tokener_parse(value);
+    if (!document)
+        facts_add(facts, "not JSON: %s", value);
+    else if (set == STORAGE_TRIGGERS)
+        observe_trigger(field, document, facts);
+    else
+        observe_letter(reference, document, facts);
+    json_object_put(document);
 }
 
-static int observe_hash(const struct reference *r, const struct workspace *workspace, const char *set,
+static int observe_hash(const struct reference *r, const struct workspace *workspace, enum storage_set set,
                         struct facts *facts)
 {
-    redisReply *all = redis_server_do(workspace->redis, "HGETALL %s-%s", workspace->name, set);
+    redisReply *all =
+        redis_server_do(workspace->redis, "HGETALL %s-%s", workspace->name, storage_set_name(set));
     int result = all && all->type == REDIS_REPLY_ARRAY ? 0 : -1;
-    for (size_t i = 0; result == 0 && i + 1 < all->elements; i += 2) {
-        if (!strcmp(set, "checkpoint")) {
-            observe_checkpoint(all->element[i]->str, all->element[i + 1], facts);
-            continue;
-        }
-        struct json_object *document = json_tokener_parse(all->element[i + 1]->str);
-        if (!document)
-            facts_add(facts, "not JSON: %s", all->element[i + 1]->str);
-        else if (!strcmp(set, "triggers"))
-            observe_trigger(all->element[i]->str, document, facts);
-        else
-            observe_letter(r, document, facts);
-        json_object_put(document);
-    }
-    for (size_t i = 0; result == 0 && !strcmp(set, "checkpoint") && i < r->n; i++) {
-        size_t keys = count_keys(all, r->triggers[i].is.id);
-        if (keys)
-            facts_add(facts, "keys %s %zu", r->triggers[i].is.id, keys);
-    }
+    for (size_t i = 0; result == 0 && i + 1 < all->elements; i += 2)
+        reference_see(r, set, all->element[i]->str, all->element[i + 1]->str, all->element[i + 1]->len,
+                      facts);
     if (all)
         freeReplyObject(all);
     return result;
@@ -457,11 +519,11 @@ static bool same_fields(const redisReply *a, const redisReply *b)
     return same;
 }
 
-/* What the workflow has emitted into the stream, each id once. */
-static int observe_stream(const struct reference *r, const struct workspace *workspace, const char *stream,
-                          const char *where, struct facts *facts)
+int reference_see_stream(const struct reference *reference, struct redis_server *redis, const char *stream,
+                         const char *where, struct facts *facts)
 {
-    redisReply *all = redis_server_do(workspace->redis, "XRANGE %s - +", stream);
+    const struct reference *r = reference;
+    redisReply *all = redis_server_do(redis, "XRANGE %s - +", stream);
     int result = all && all->type == REDIS_REPLY_ARRAY ? 0 : -1;
     if (result == 0 && all->elements)
         qsort(all->element, all->elements, sizeof *all->element, compare_entries);
@@ -490,10 +552,10 @@ static int observe_stream(const struct reference *r, const struct workspace *wor
 int reference_observe(const struct reference *reference, const struct workspace *workspace, const char *in,
                       const char *out, struct facts *facts)
 {
-    if (observe_hash(reference, workspace, "triggers", facts) < 0 ||
-        observe_hash(reference, workspace, "checkpoint", facts) < 0 ||
-        observe_hash(reference, workspace, "dead_letters", facts) < 0 ||
-        observe_stream(reference, workspace, in, "back", facts) < 0)
+    if (observe_hash(reference, workspace, STORAGE_TRIGGERS, facts) < 0 ||
+        observe_hash(reference, workspace, STORAGE_CHECKPOINT, facts) < 0 ||
+        observe_hash(reference, workspace, STORAGE_DEAD_LETTERS, facts) < 0 ||
+        reference_see_stream(reference, workspace->redis, in, "back", facts) < 0)
         return -1;
-    return observe_stream(reference, workspace, out, "out", facts);
+    return reference_see_stream(reference, workspace->redis, out, "out", facts);
 }

@@ -11,8 +11,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/storage/storage.h"
 #include "tests/support/facts.h"
 
+struct buffer;
+struct publication;
+struct redis_server;
 struct workspace;
 
 enum reference_condition { REFERENCE_TRUE, REFERENCE_JOIN, REFERENCE_FUNCTION_JOIN, REFERENCE_THRESHOLD };
@@ -47,16 +51,35 @@ void reference_free(struct reference *reference);
 /* Writes the triggers into the workspace's storage. 0, or -1. */
 int reference_store(const struct reference *reference, const struct workspace *workspace);
 
+/* Appends the document of trigger i. */
+void reference_document(const struct reference *reference, size_t i, struct buffer *out);
+
 /* Processes everything that stands in the stream, but for what the workflow has itself emitted into it: that
  * it emits itself. 0, or -1. max_bytes: of an event, sum of its names and values. */
 int reference_run(struct reference *reference, const struct workspace *workspace, const char *stream,
                   size_t max_bytes);
 
-/* Events processed, and firings. */
+/* The same piece by piece, from elsewhere than a Redis stream: an event, and something that is a dead letter
+ * instead. Dead letters then are told apart by the ids of their events, "" without one, and nothing is said
+ * of what is emitted back: the stream is not there to be compared. */
+void reference_take(struct reference *reference, const struct publication *event);
+void reference_refuse(struct reference *reference, const char *reason);
+
+/* context.counter of a trigger; -1: there is none of this id any more. */
+int64_t reference_counter(const struct reference *reference, const char *id);
+
+/* Events processed, firings, dead letters. */
 size_t reference_events(const struct reference *reference);
 size_t reference_firings(const struct reference *reference);
+size_t reference_letters(const struct reference *reference);
 
 /* What must be in storage and in the streams in the end; and what is. */
 void reference_facts(const struct reference *reference, struct facts *facts);
 int reference_observe(const struct reference *reference, const struct workspace *workspace, const char *in,
                       const char *out, struct facts *facts);
+/* What one field of the triggers, checkpoint or dead letters says, NUL-terminated; and what the workflow has
+ * emitted into a stream, each id once: where is "out" or "back". 0, or -1. */
+void reference_see(const struct reference *reference, enum storage_set set, const char *field,
+                   const char *value, size_t len, struct facts *facts);
+int reference_see_stream(const struct reference *reference, struct redis_server *redis, const char *stream,
+                         const char *where, struct facts *facts);
