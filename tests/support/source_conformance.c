@@ -1,0 +1,642 @@
+#include "tests/support/source_conformance.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include <curl/curl.h>
+
+#include "tests/support/source_bed.h"
+
+#define MIB (1u << 20)
+#define LIFE_MOST (80 * CLOCK_MS)
+#define EVENTS_LEAST 2000 /* of the long case */
+
+static struct source_world world;
+
+#define SKIP(reason)                       \
+    do {                                   \
+        printf("skipped: %s\n", (reason)); \
+        skip();                            \
+    } while (0)
+
+static const char *const no_broker = "the supervisor is its broker, and not behind a network";
+
+/* --- events --- */
+
+static struct publication make(struct source_text *text, unsigned i, const char *type, unsigned subjects)
+{
+    snprintf(text->id, sizeof text->id, "%s-%u", type, i);
+    snprintf(text->subject, sizeof text->subject, "s%u", i % subjects);
+    snprintf(text->data, sizeof text->data, "{\"n\":%u}", i);
+    return (struct publication){.id = text->id, .type = type, .subject = text->subject, .data = text->data};
+}
+
+static struct publication ordered_event(unsigned i, struct source_text *text)
+{
+    return make(text, i, "e.order", 1);
+}
+
+static struct publication keyed_event(unsigned i, struct source_text *text)
+{
+    struct publication p = make(text, i, "e.key", 3);
+    snprintf(text->key, sizeof text->key, "key-%u", i);
+    p.key = text->key;
+    return p;
+}
+
+static struct publication back_event(unsigned i, struct source_text *text)
+{
+    return make(text, i, "e.back", 1);
+}
+
+static struct publication unwanted_event(unsigned i, struct source_text *text)
+{
+    return make(text, i, "e.unwanted", 3);
+}
+
+/* Something of everything. */
+static struct publication mixed_event(unsigned i, struct source_text *text)
+{
+    unsigned kind = i * 2654435761u >> 25; /* 0 to 127 */
+    if (kind < 80)
+        return keyed_event(i, text);
+    if (kind < 120)
+        return make(text, i, "e.join", 3);
+    return kind < 124 ? ordered_event(i, text) : back_event(i, text);
+}
+
+static size_t data_max(void)
+{
+    size_t most = world.driver->data_max;
+    return most && most < MIB ? most : MIB;
+}
+
+static struct publication data_event(unsigned i, struct source_text *text)
+{
+    static char large[MIB + 1];
+    static const char *const data[] = {
+        "7",
+        "{\"text\":\"\xc5\xbelu\xc5\xa5ou\xc4\x8dk\xc3\xbd k\xc5\xaf\xc5\x88 \xe6\xbc\xa2\xe5\xad\x97\"}",
+        "{\"text\":\"\xf0\x9f\x98\x80\",\"\xf0\x9f\x94\x91\":\"\\ud83d\\ude00\"}",
+        "{\"text\":\"a\\u0000b\",\"quoted\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"}",
+        "[null,true,-0.5e-7,12345678901234567890,[],{}]",
+        "{}",
+        large,
+    };
+    struct publication p = make(text, i, "e.data", 1);
+    memset(large, 'x', sizeof large - 1);
+    memcpy(large, "[\"", 2);
+    memcpy(large + data_max() - 2, "\"]", 3);
+    p.data = data[i];
+    return p;
+}
+
+#define N_DATA 7
+
+static struct publication invalid_event(unsigned i, struct source_text *text)
+{
+    struct publication p = make(text, i, "e.data", 1);
+    static const char *const data[] = {"{\"text\":\"\xff\xfe\"}", "{\"text\":\"\xc0\x80\"}",
+                                       "{\"text\":\"\xed\xa0\x80\"}"};
+    p.data = data[i];
+    return p;
+}
+
+#define N_INVALID 3
+
+/* --- waiting for what cannot be seen --- */
+
+/* So long that what should not happen would have happened: no deadline can tell that it does not. */
+static void some_moments(unsigned n)
+{
+    while (n--)
+        wait_moment();
+}
+
+static void live(uint64_t duration_ns)
+{
+    uint64_t until = clock_now_ns() + duration_ns;
+    while (clock_now_ns() < until)
+        wait_moment();
+}
+
+/* A random while that often is short. */
+static uint64_t random_life(void)
+{
+    return source_random(source_random(2) ? LIFE_MOST : LIFE_MOST / 4);
+}
+
+/* Publishes keyed events while the storage does not answer, and waits until they have come to the worker:
+ * they are read, and not committed. */
+static void publish_uncommitted(struct source_bed *bed, unsigned first, unsigned n)
+{
+    uint64_t before = tcp_proxy_bytes(world.broker);
+    tcp_proxy_set(world.storage, TCP_PROXY_HOLD);
+    source_bed_publish(bed, keyed_event, first, n);
+    AWAIT_SOURCE(bed, tcp_proxy_bytes(world.broker) - before > (uint64_t)n * 30);
+    some_moments(20);
+}
+
+/* A life that finds events, if its broker keeps them for it. */
+static void start_behind(struct source_bed *bed, source_events events, unsigned n)
+{
+    if (world.driver->under_supervisor)
+        source_bed_up(bed);
+    source_bed_publish(bed, events, 0, n);
+    if (!world.driver->under_supervisor)
+        source_bed_up(bed);
+}
+
+/* --- cases --- */
+
+static void test_order(void **state)
+{
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    (void)state;
+    start_behind(bed, ordered_event, 700);
+    for (unsigned i = 700; i < 1000; i += 20)
+        source_bed_publish(bed, ordered_event, i, 20);
+    source_bed_publish(bed, ordered_event, 1000, 1);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+/* After a stop and after kill -9, at rest and at work. */
+static void resume(const char *backend)
+{
+    struct source_bed *bed = source_bed_new(&world, backend, false);
+    source_bed_up(bed);
+    source_bed_publish(bed, keyed_event, 0, 300);
+    source_bed_settle(bed);
+    if (!bed->supervised) {
+        source_bed_stop(bed);
+        source_bed_publish(bed, keyed_event, 300, 300);
+        source_bed_up(bed);
+        source_bed_settle(bed);
+    } else {
+        source_bed_publish(bed, keyed_event, 300, 300);
+    }
+    source_bed_kill(bed, NULL);
+    for (unsigned i = 600; i < 1500; i += 300) {
+        source_bed_publish(bed, keyed_event, i, 150);
+        AWAIT_SOURCE(bed, source_bed_running(bed));
+        source_bed_publish(bed, keyed_event, i + 150, 150);
+        source_bed_kill(bed, NULL);
+    }
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+static void test_resume(void **state)
+{
+    (void)state;
+    resume("redis");
+}
+
+static void test_resume_sqlite(void **state)
+{
+    (void)state;
+    resume("sqlite");
+}
+
+static void test_duplicates(void **state)
+{
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    (void)state;
+    source_bed_up(bed);
+    source_bed_publish(bed, keyed_event, 0, 200);
+    for (unsigned i = 0; i < 2; i++) {
+        if (world.driver->deduplicates)
+            source_bed_repeat(bed, keyed_event, 100, 100);
+        else
+            source_bed_publish(bed, keyed_event, 100, 100);
+        source_bed_settle(bed);
+    }
+    source_bed_kill(bed, NULL);
+    source_bed_publish(bed, keyed_event, 200, 50);
+    if (world.driver->deduplicates)
+        source_bed_repeat(bed, keyed_event, 0, 250);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+/* Killed with events in hand that are not committed: they come again. */
+static void test_redelivery(void **state)
+{
+    (void)state;
+    if (!world.broker)
+        SKIP(no_broker);
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    source_bed_publish(bed, keyed_event, 0, 100);
+    for (unsigned i = 0; i < 3; i++) {
+        source_bed_up(bed);
+        source_bed_settle(bed);
+        publish_uncommitted(bed, 100 + i * 200, 200);
+        process_kill(&bed->process, SIGKILL);
+        tcp_proxy_reset(world.storage);
+    }
+    source_bed_up(bed);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+static void test_away_at_start(void **state)
+{
+    (void)state;
+    if (!world.broker)
+        SKIP(no_broker);
+    for (unsigned hold = 0; hold < 2; hold++) {
+        struct source_bed *bed = source_bed_new(&world, "redis", false);
+        tcp_proxy_set(world.broker, hold ? TCP_PROXY_HOLD : TCP_PROXY_REFUSE);
+        source_bed_up(bed);
+        source_bed_publish(bed, keyed_event, 0, 200);
+        some_moments(100);
+        assert_int_equal(source_bed_counter(bed, "count"), -1);
+        if (hold)
+            source_bed_stop(bed); /* nothing hinders that */
+        tcp_proxy_set(world.broker, TCP_PROXY_PASS);
+        if (hold)
+            source_bed_up(bed);
+        source_bed_finish(bed);
+        source_bed_free(bed);
+    }
+}
+
+/* The connection is broken in every way while events come. */
+static void test_away_in_the_middle(void **state)
+{
+    (void)state;
+    if (!world.broker)
+        SKIP(no_broker);
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    source_bed_up(bed);
+    source_bed_publisher(bed, mixed_event, 3000);
+    for (unsigned i = 0; i < 12; i++) {
+        atomic_store(&bed->allowed, 250 * (i + 1));
+        live(random_life());
+        switch (i % 6) {
+        case 0:
+            tcp_proxy_cut(world.broker);
+            break;
+        case 1:
+            tcp_proxy_set(world.broker, TCP_PROXY_REFUSE);
+            break;
+        case 2:
+            tcp_proxy_set(world.broker, TCP_PROXY_PASS);
+            tcp_proxy_truncate(world.broker, source_random(5000));
+            break;
+        case 3:
+            tcp_proxy_set(world.broker, TCP_PROXY_HOLD);
+            break;
+        case 4:
+            tcp_proxy_set(world.broker, TCP_PROXY_PASS);
+            tcp_proxy_delay(world.broker, 5 * CLOCK_MS);
+            break;
+        default:
+            tcp_proxy_cut(world.broker);
+            tcp_proxy_reset(world.broker);
+        }
+    }
+    source_bed_publisher_join(bed);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+/* The broker itself dies, and comes back with what it had stored. */
+static void test_server_killed(void **state)
+{
+    const struct source_driver *d = world.driver;
+    (void)state;
+    if (!d->server_kill)
+        SKIP(world.broker ? "this broker cannot be killed" : no_broker);
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    start_behind(bed, mixed_event, 1000);
+    live(random_life());
+    assert_int_equal(d->server_kill(), 0);
+    some_moments(50);
+    source_bed_kill(bed, NULL);
+    assert_int_equal(d->server_start(), 0);
+    source_bed_publish(bed, mixed_event, 1000, 500);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+/* The broker goes away between the reading of events and the commit of their checkpoint: what would be
+ * acknowledged cannot be, and comes again or does not. */
+static void test_away_at_commit(void **state)
+{
+    (void)state;
+    if (!world.broker)
+        SKIP(no_broker);
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    source_bed_up(bed);
+    source_bed_publish(bed, keyed_event, 0, 100);
+    for (unsigned i = 0; i < 3; i++) {
+        source_bed_settle(bed);
+        publish_uncommitted(bed, 100 + i * 200, 200);
+        if (i == 2)
+            tcp_proxy_cut(world.broker);
+        else
+            tcp_proxy_set(world.broker, i ? TCP_PROXY_HOLD : TCP_PROXY_REFUSE);
+        tcp_proxy_reset(world.storage);
+        for (unsigned n = 0; n < 200 && source_bed_counter(bed, "count") == 100 + i * 200; n++)
+            wait_moment();
+        tcp_proxy_cut(world.broker);
+        tcp_proxy_reset(world.broker);
+    }
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+static void test_slow(void **state)
+{
+    static const char *const settings[] = {"TRIGGERFLOW_SINK_MAX_SIZE=7",
+                                           "TRIGGERFLOW_CHECKPOINT_INTERVAL=30ms", NULL};
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    (void)state;
+    source_bed_start(bed, settings);
+    source_bed_publisher(bed, mixed_event, 600);
+    source_bed_publisher_join(bed);
+    source_bed_settle(bed);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+static void test_paused(void **state)
+{
+    struct source_bed *bed = source_bed_new(&world, "redis", true);
+    (void)state;
+    source_bed_up(bed);
+    source_bed_publish(bed, keyed_event, 0, 100);
+    source_bed_settle(bed);
+    source_bed_call(bed, "POST", "/workspace/ws/pause");
+    source_bed_publish(bed, keyed_event, 100, 400);
+    some_moments(100);
+    assert_int_equal(source_bed_counter(bed, "count"), 100);
+    if (world.broker)
+        tcp_proxy_cut(world.broker);
+    source_bed_publish(bed, keyed_event, 500, 100);
+    source_bed_call(bed, "POST", "/workspace/ws/resume");
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+/* The worker stands still for so long that its broker gives it up. */
+static void test_stopped(void **state)
+{
+    const struct source_driver *d = world.driver;
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    pid_t worker = 0;
+    (void)state;
+    source_bed_up(bed);
+    source_bed_publisher(bed, mixed_event, 2000);
+    atomic_store(&bed->allowed, 1000);
+    AWAIT_SOURCE(bed, source_bed_counter(bed, "count") > 0);
+    AWAIT_SOURCE(bed, (worker = source_bed_worker(bed)) > 0);
+    kill(worker, SIGSTOP);
+    atomic_store(&bed->allowed, 2000);
+    some_moments(100);
+    if (d->abandoned)
+        AWAIT_SOURCE(bed, d->abandoned(&bed->queue));
+    else if (world.broker)
+        tcp_proxy_cut(world.broker);
+    kill(worker, SIGCONT);
+    source_bed_publisher_join(bed);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+static void test_undecodable(void **state)
+{
+    (void)state;
+    if (!world.driver->publish_undecodable)
+        SKIP("who publishes something invalid is told");
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    source_bed_up(bed);
+    for (unsigned i = 0; i < 3; i++) {
+        source_bed_publish(bed, keyed_event, i * 50, 50);
+        assert_int_equal(world.driver->publish_undecodable(&bed->queue), 0);
+        reference_refuse(bed->reference, "invalid_event");
+    }
+    source_bed_publish(bed, keyed_event, 150, 50);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+static void test_data(void **state)
+{
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    (void)state;
+    start_behind(bed, data_event, N_DATA);
+    source_bed_settle(bed);
+    if (world.driver->refuses) {
+        printf("skipped: invalid UTF-8: who publishes something invalid is told\n");
+    } else {
+        source_bed_repeat(bed, invalid_event, 0, N_INVALID);
+        for (unsigned i = 0; i < N_INVALID; i++)
+            reference_refuse(bed->reference, "invalid_event");
+    }
+    source_bed_publish(bed, ordered_event, 0, 10);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+static void test_no_trigger(void **state)
+{
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    (void)state;
+    source_bed_up(bed);
+    for (unsigned i = 0; i < 3; i++) {
+        source_bed_publish(bed, keyed_event, i * 20, 20);
+        source_bed_publish(bed, unwanted_event, i * 5, 5);
+    }
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+static void test_emit(void **state)
+{
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    (void)state;
+    source_bed_up(bed);
+    for (unsigned i = 0; i < 600; i += 100) {
+        source_bed_publish(bed, back_event, i, 100);
+        if (i == 200 && world.broker)
+            tcp_proxy_cut(world.broker);
+        if (i == 400)
+            source_bed_kill(bed, NULL);
+    }
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+/* --- the long case --- */
+
+static const char *const *random_settings(void)
+{
+    static const char *settings[4];
+    static const char *const intervals[] = {"TRIGGERFLOW_CHECKPOINT_INTERVAL=0s",
+                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=10ms",
+                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=40ms"};
+    static const char *const sinks[] = {"TRIGGERFLOW_SINK_MAX_SIZE=200000", "TRIGGERFLOW_SINK_MAX_SIZE=500"};
+    static const char *const actions[] = {"TRIGGERFLOW_MAX_PENDING_ACTIONS=10000",
+                                          "TRIGGERFLOW_MAX_PENDING_ACTIONS=50"};
+    settings[0] = intervals[source_random(3)];
+    settings[1] = sinks[source_random(2)];
+    settings[2] = actions[source_random(2)];
+    return settings;
+}
+
+/* Breaks something at random; what it began is over before the next one. */
+static void disturb(struct source_bed *bed)
+{
+    switch (world.broker ? source_random(7) : 0) {
+    default:
+        source_bed_kill(bed, random_settings());
+        break;
+    case 3:
+        tcp_proxy_cut(world.broker);
+        break;
+    case 4:
+        tcp_proxy_truncate(world.broker, source_random(50000));
+        break;
+    case 5:
+        tcp_proxy_set(world.broker, source_random(2) ? TCP_PROXY_REFUSE : TCP_PROXY_HOLD);
+        live(random_life());
+        tcp_proxy_cut(world.broker);
+        tcp_proxy_reset(world.broker);
+        break;
+    case 6:
+        tcp_proxy_cut(world.storage);
+        break;
+    }
+}
+
+static void random_kills(const char *backend, unsigned share)
+{
+    unsigned kills = (source_kills() + 9) / 10 * share / 100 + 1;
+    unsigned events = (unsigned)((uint64_t)world.driver->events * source_kills() / 200) * share / 100;
+    if (events < EVENTS_LEAST)
+        events = EVENTS_LEAST;
+    struct source_bed *bed = source_bed_new(&world, backend, false);
+    source_bed_start(bed, random_settings());
+    source_bed_publisher(bed, mixed_event, events);
+    for (unsigned i = 0; i < kills; i++) {
+        atomic_store(&bed->allowed, (unsigned)((uint64_t)events * (i + 1) / kills));
+        live(random_life());
+        disturb(bed);
+    }
+    source_bed_publisher_join(bed);
+    if (world.broker)
+        tcp_proxy_reset(world.broker);
+    printf("%s: %u events, %u disturbances, %u kills\n", world.driver->name, events, kills, bed->killed);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+static void test_kills(void **state)
+{
+    (void)state;
+    random_kills("redis", 100);
+}
+
+static void test_kills_sqlite(void **state)
+{
+    (void)state;
+    random_kills("sqlite", 20);
+}
+
+/* --- named points --- */
+
+static const char *const points[] = {
+    "recovered",   "barrier",      "cut",          "commit_before", "commit_after",
+    "handed_over", "acknowledged", "intent_start", "published",     "intent_done",
+    NULL};
+
+static void die_at(struct source_bed *bed, const char *point, unsigned count, unsigned *first)
+{
+    int status = -1;
+    source_bed_crash_at(bed, point, count);
+    source_bed_start(bed, NULL);
+    source_bed_publish(bed, mixed_event, *first, 100);
+    *first += 100;
+    AWAIT_SOURCE(bed, process_ended(&bed->process, &status) ||
+                          (source_bed_running(bed) && source_bed_settled(bed)));
+    if (status < 0) /* not reached so often */
+        process_kill(&bed->process, SIGKILL);
+    else
+        assert_int_equal(status, 128 + SIGKILL);
+}
+
+static void test_crash_points(void **state)
+{
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    unsigned first = 0;
+    (void)state;
+    if (bed->supervised || !source_bed_crashes(bed)) {
+        const char *why =
+            bed->supervised ? "integration/test_crash_http has them" : "no build/crash (make SAN=crash)";
+        source_bed_free(bed);
+        SKIP(why);
+    }
+    for (size_t i = 0; points[i]; i++)
+        for (unsigned count = 1; count < 4; count += 2)
+            die_at(bed, points[i], count, &first);
+    for (const char *const *own = world.driver->crash_points; own && *own; own++)
+        for (unsigned count = 1; count < 4; count += 2)
+            die_at(bed, *own, count, &first);
+    (void)unlink(bed->crash_file);
+    source_bed_up(bed);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
+/* --- all of them --- */
+
+int source_conformance(const struct source_driver *driver, int argc, char **argv)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_resume_sqlite),
+        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_redelivery),
+        cmocka_unit_test(test_away_at_start),
+        cmocka_unit_test(test_away_in_the_middle),
+        cmocka_unit_test(test_away_at_commit),
+        cmocka_unit_test(test_server_killed),
+        cmocka_unit_test(test_slow),
+        cmocka_unit_test(test_paused),
+        cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_undecodable),
+        cmocka_unit_test(test_data),
+        cmocka_unit_test(test_no_trigger),
+        cmocka_unit_test(test_emit),
+        cmocka_unit_test(test_kills),
+        cmocka_unit_test(test_kills_sqlite),
+        cmocka_unit_test(test_crash_points),
+    };
+    char name[64];
+    signal(SIGPIPE, SIG_IGN);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    curl_global_init(CURL_GLOBAL_ALL);
+    source_read_settings();
+    int r = source_world_start(&world, driver);
+    if (r == 0) {
+        snprintf(name, sizeof name, "source_%s", driver->name);
+        r = _cmocka_run_group_tests(name, tests, sizeof tests / sizeof tests[0], NULL, NULL);
+    } else {
+        r = r < 0;
+    }
+    source_world_done(&world);
+    return r;
+}
