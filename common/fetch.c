@@ -1,0 +1,400 @@
+#include "common/fetch.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "common/buffer.h"
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/log.h"
+
+#define EVENTS_AT_ONCE 64
+#define IDLE_MAX 64              /* fetches kept for reuse */
+#define KEEP_ANSWER (256u << 10) /* bytes of an answer's buffer kept for reuse */
+
+struct fetch {
+    struct fetch_pool *pool;
+    struct fetch *next, *previous; /* in `active`; next also in `idle` */
+    CURL *easy;
+    struct curl_slist *headers;
+    struct buffer answer;
+    size_t max_answer;
+    bool too_long;
+    fetch_done done;
+    void *data;
+    char reason[CURL_ERROR_SIZE];
+};
+
+struct fetch_pool {
+    CURLM *multi;
+    int epoll_fd;
+    int timer_fd;
+    struct fetch *active;
+    struct fetch *idle;
+    unsigned n_idle;
+};
+
+static void init_curl(void)
+{
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
+/* --- libcurl's sockets and time-outs --- */
+
+static int on_socket(CURL *easy, curl_socket_t socket, int what, void *data, void *known)
+{
+    struct fetch_pool *pool = data;
+    (void)easy;
+    if (what == CURL_POLL_REMOVE) {
+        epoll_ctl(pool->epoll_fd, EPOLL_CTL_DEL, socket, NULL); /* it may be closed already */
+        return 0;
+    }
+    struct epoll_event event = {.data.fd = socket};
+    event.events = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u);
+    if (epoll_ctl(pool->epoll_fd, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, socket, &event) < 0) {
+        log_error("fetch", LOG_INT("socket", socket), LOG_STR("error", strerror(errno)));
+        return -1;
+    }
+    curl_multi_assign(pool->multi, socket, pool);
+    return 0;
+}
+
+static int on_timeout(CURLM *multi, long timeout_ms, void *data)
+{
+    struct fetch_pool *pool = data;
+    struct itimerspec when = {0};
+    (void)multi;
+    if (timeout_ms >= 0) {
+        when.it_value.tv_sec = timeout_ms / 1000;
+        when.it_value.tv_nsec = timeout_ms % 1000 * 1000000 + 1; /* zero would disarm it */
+    }
+    return timerfd_settime(pool->timer_fd, 0, &when, NULL);
+}
+
+/* --- the pool --- */
+
+static int set_up(struct fetch_pool *pool, unsigned max_connections)
+{
+    CURLM *m = pool->multi;
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = pool->timer_fd};
+    return curl_multi_setopt(m, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
+           curl_multi_setopt(m, CURLMOPT_SOCKETDATA, pool) != CURLM_OK ||
+           curl_multi_setopt(m, CURLMOPT_TIMERFUNCTION, on_timeout) != CURLM_OK ||
+           curl_multi_setopt(m, CURLMOPT_TIMERDATA, pool) != CURLM_OK ||
+           curl_multi_setopt(m, CURLMOPT_MAXCONNECTS, (long)max_connections) != CURLM_OK ||
+           epoll_ctl(pool->epoll_fd, EPOLL_CTL_ADD, pool->timer_fd, &event) < 0;
+}
+
+int fetch_pool_new(unsigned max_connections, struct fetch_pool **ret_pool, struct error *err)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, init_curl);
+    struct fetch_pool *pool = calloc(1, sizeof *pool);
+    if (!pool)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    pool->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    pool->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (pool->epoll_fd < 0 || pool->timer_fd < 0) {
+        error_set_errno(err, errno, "descriptors for requests");
+        fetch_pool_free(pool);
+        return -1;
+    }
+    pool->multi = curl_multi_init();
+    if (!pool->multi || set_up(pool, max_connections)) {
+        fetch_pool_free(pool);
+        return error_set(err, ERROR_MEMORY, "libcurl cannot be set up");
+    }
+    *ret_pool = pool;
+    return 0;
+}
+
+static void fetch_free(struct fetch *fetch)
+{
+    if (fetch->easy)
+        curl_easy_cleanup(fetch->easy);
+    curl_slist_free_all(fetch->headers);
+    buffer_done(&fetch->answer);
+    free(fetch);
+}
+
+void fetch_pool_free(struct fetch_pool *pool)
+{
+    if (!pool)
+        return;
+    while (pool->active)
+        fetch_cancel(pool->active);
+    while (pool->idle) {
+        struct fetch *next = pool->idle->next;
+        fetch_free(pool->idle);
+        pool->idle = next;
+    }
+    if (pool->multi)
+        curl_multi_cleanup(pool->multi);
+    if (pool->timer_fd >= 0)
+        close(pool->timer_fd);
+    if (pool->epoll_fd >= 0)
+        close(pool->epoll_fd);
+    free(pool);
+}
+
+int fetch_pool_fd(const struct fetch_pool *pool)
+{
+    return pool->epoll_fd;
+}
+
+/* --- requests --- */
+
+static size_t on_body(char *data, size_t size, size_t n, void *to)
+{
+    struct fetch *fetch = to;
+    size_t len = size * n;
+    if (len > fetch->max_answer - fetch->answer.len) {
+        fetch->too_long = true;
+        return 0;
+    }
+    buffer_append(&fetch->answer, data, len);
+    return fetch->answer.failed ? 0 : len;
+}
+
+static int append_header(struct fetch *fetch, const char *header)
+{
+    struct curl_slist *list = curl_slist_append(fetch->headers, header);
+    if (!list)
+        return -1;
+    fetch->headers = list;
+    return 0;
+}
+
+static int set_headers(struct fetch *fetch, const struct fetch_request *r)
+{
+    if (append_header(fetch, "Expect:") < 0 || (!r->body_len && append_header(fetch, "Content-Type:") < 0))
+        return -1;
+    for (const char *const *header = r->headers; header && *header; header++)
+        if (append_header(fetch, *header) < 0)
+            return -1;
+    return curl_easy_setopt(fetch->easy, CURLOPT_HTTPHEADER, fetch->headers) == CURLE_OK ? 0 : -1;
+}
+
+static int set_method(CURL *e, const struct fetch_request *r)
+{
+    if (!strcmp(r->method, "GET"))
+        return curl_easy_setopt(e, CURLOPT_HTTPGET, 1L) == CURLE_OK ? 0 : -1;
+    return curl_easy_setopt(e, CURLOPT_POST, 1L) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, r->method) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->body_len) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_COPYPOSTFIELDS, r->body_len ? r->body : "") != CURLE_OK
+               ? -1
+               : 0;
+}
+
+static long milliseconds(uint64_t ns)
+{
+    return (long)((ns + CLOCK_MS - 1) / CLOCK_MS);
+}
+
+static int set_options(struct fetch *fetch, const struct fetch_request *r)
+{
+    CURL *e = fetch->easy;
+    if (set_headers(fetch, r) < 0 || set_method(e, r) < 0)
+        return -1;
+    return curl_easy_setopt(e, CURLOPT_URL, r->url) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_PATH_AS_IS, 1L) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, milliseconds(r->connect_timeout_ns)) !=
+                       CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, milliseconds(r->timeout_ns)) != CURLE_OK ||
+                   (r->no_proxy && curl_easy_setopt(e, CURLOPT_NOPROXY, "*") != CURLE_OK) ||
+                   (r->tls_ca && curl_easy_setopt(e, CURLOPT_CAINFO, r->tls_ca) != CURLE_OK) ||
+                   curl_easy_setopt(e, CURLOPT_ERRORBUFFER, fetch->reason) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_WRITEDATA, fetch) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_PRIVATE, fetch) != CURLE_OK
+               ? -1
+               : 0;
+}
+
+static struct fetch *take_idle(struct fetch_pool *pool)
+{
+    struct fetch *fetch = pool->idle;
+    if (fetch) {
+        pool->idle = fetch->next;
+        pool->n_idle--;
+        return fetch;
+    }
+    fetch = calloc(1, sizeof *fetch);
+    if (!fetch)
+        return NULL;
+    fetch->pool = pool;
+    fetch->easy = curl_easy_init();
+    if (fetch->easy)
+        return fetch;
+    fetch_free(fetch);
+    return NULL;
+}
+
+static void put_idle(struct fetch *fetch)
+{
+    struct fetch_pool *pool = fetch->pool;
+    if (pool->n_idle == IDLE_MAX) {
+        fetch_free(fetch);
+        return;
+    }
+    curl_easy_reset(fetch->easy);
+    curl_slist_free_all(fetch->headers);
+    fetch->headers = NULL;
+    fetch->too_long = false;
+    fetch->reason[0] = '\0';
+    buffer_reset(&fetch->answer, KEEP_ANSWER);
+    fetch->next = pool->idle;
+    pool->idle = fetch;
+    pool->n_idle++;
+}
+
+static void link_active(struct fetch *fetch)
+{
+    struct fetch_pool *pool = fetch->pool;
+    fetch->previous = NULL;
+    fetch->next = pool->active;
+    if (pool->active)
+        pool->active->previous = fetch;
+    pool->active = fetch;
+}
+
+static void unlink_active(struct fetch *fetch)
+{
+    if (fetch->next)
+        fetch->next->previous = fetch->previous;
+    if (fetch->previous)
+        fetch->previous->next = fetch->next;
+    else
+        fetch->pool->active = fetch->next;
+}
+
+static bool is_http(const char *url)
+{
+    CURLU *parsed = curl_url();
+    bool good = parsed && curl_url_set(parsed, CURLUPART_URL, url, CURLU_PATH_AS_IS) == CURLUE_OK &&
+                (!strncmp(url, "http://", 7) || !strncmp(url, "https://", 8));
+    curl_url_cleanup(parsed);
+    return good;
+}
+
+int fetch_start(struct fetch_pool *pool, const struct fetch_request *request, fetch_done done, void *data,
+                struct fetch **ret_fetch, struct error *err)
+{
+    struct fetch *fetch = take_idle(pool);
+    if (!fetch)
+        return error_set(err, ERROR_MEMORY, "out of memory for a request");
+    fetch->done = done;
+    fetch->data = data;
+    fetch->max_answer = request->max_answer;
+    if (!is_http(request->url)) {
+        put_idle(fetch);
+        return error_set(err, ERROR_INVALID, "%.*s is no http or https URL",
+                         (int)strcspn(request->url, "?#@"), request->url);
+    }
+    if (set_options(fetch, request) < 0 || curl_multi_add_handle(pool->multi, fetch->easy) != CURLM_OK) {
+        put_idle(fetch);
+        return error_set(err, ERROR_MEMORY, "libcurl takes no request");
+    }
+    link_active(fetch);
+    if (ret_fetch)
+        *ret_fetch = fetch;
+    return 0;
+}
+
+void fetch_cancel(struct fetch *fetch)
+{
+    unlink_active(fetch);
+    curl_multi_remove_handle(fetch->pool->multi, fetch->easy);
+    put_idle(fetch);
+}
+
+const char *fetch_header(const struct fetch *fetch, const char *name)
+{
+    struct curl_header *header;
+    CURLHcode r = curl_easy_header(fetch->easy, name, 0, CURLH_HEADER, -1, &header);
+    if (r == CURLHE_OK && header->amount > 1)
+        r = curl_easy_header(fetch->easy, name, header->amount - 1, CURLH_HEADER, -1, &header);
+    return r == CURLHE_OK ? header->value : NULL;
+}
+
+/* --- answers --- */
+
+static void describe_failure(struct fetch *fetch, CURLcode code, struct error *err)
+{
+    char *url = NULL;
+    curl_easy_getinfo(fetch->easy, CURLINFO_EFFECTIVE_URL, &url);
+    const char *host = url ? strstr(url, "://") : NULL;
+    host = host ? host + 3 : "";
+    size_t len = strcspn(host, "/?#");
+    const char *at = memchr(host, '@', len);
+    if (at) {
+        len -= (size_t)(at + 1 - host);
+        host = at + 1;
+    }
+    if (fetch->too_long)
+        error_set(err, ERROR_LIMIT, "%.*s: an answer of more than %zu bytes", (int)len, host,
+                  fetch->max_answer);
+    else
+        error_set(err, ERROR_UNAVAILABLE, "%.*s: %s", (int)len, host,
+                  fetch->reason[0] ? fetch->reason : curl_easy_strerror(code));
+}
+
+static void complete(struct fetch *fetch, CURLcode code)
+{
+    struct error err;
+    struct fetch_answer answer = {.fetch = fetch, .error = &err};
+    unlink_active(fetch);
+    answer.body = buffer_text(&fetch->answer);
+    if (code == CURLE_OK && !fetch->answer.failed) {
+        answer.error = NULL;
+        answer.len = fetch->answer.len;
+        curl_easy_getinfo(fetch->easy, CURLINFO_RESPONSE_CODE, &answer.status);
+    } else {
+        describe_failure(fetch, code, &err);
+    }
+    curl_multi_remove_handle(fetch->pool->multi, fetch->easy);
+    fetch->done(fetch->data, &answer);
+    put_idle(fetch);
+}
+
+void fetch_pool_drive(struct fetch_pool *pool)
+{
+    struct epoll_event events[EVENTS_AT_ONCE];
+    int running;
+    int left;
+    CURLMsg *message;
+    int n = epoll_wait(pool->epoll_fd, events, EVENTS_AT_ONCE, 0);
+    for (int i = 0; i < n; i++) {
+        uint64_t count;
+        int fd = events[i].data.fd;
+        if (fd == pool->timer_fd) {
+            if (read(fd, &count, sizeof count) > 0)
+                curl_multi_socket_action(pool->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+            continue;
+        }
+        int what = (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLRDHUP) ? CURL_CSELECT_IN : 0) |
+                   (events[i].events & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
+                   (events[i].events & EPOLLERR ? CURL_CSELECT_ERR : 0);
+        curl_multi_socket_action(pool->multi, fd, what, &running);
+    }
+    while ((message = curl_multi_info_read(pool->multi, &left))) {
+        struct fetch *fetch;
+        if (message->msg != CURLMSG_DONE)
+            continue;
+        CURLcode code = message->data.result; /* the message does not outlive its handle's removal */
+        curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&fetch);
+        complete(fetch, code);
+    }
+}
