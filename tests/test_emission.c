@@ -19,6 +19,16 @@
 #define KEY "0123456789abcdef0123456789abcdef"
 #define OTHER "ffffffffffffffffffffffffffffffff"
 
+static const struct source_type in_order = {.class_name = "InOrder"};
+
+/* Whether the second number is even: a class whose positions are in no order. */
+static bool even_passed(const struct source *source, const uint64_t position[2])
+{
+    (void)source;
+    return position[1] % 2 == 0;
+}
+static const struct source_type in_no_order = {.class_name = "InNoOrder", .passed = even_passed};
+
 /* A source as far as emissions look at it. */
 struct bed {
     struct emissions *emissions;
@@ -33,6 +43,7 @@ static int setup(void **state)
     assert_non_null(bed);
     assert_non_null(bed->emissions = emissions_new());
     bed->source.name_hash = arena_name_hash("loop", 4);
+    bed->source.type = &in_order;
     bed->source.consume = true;
     bed->source.filling_epoch = 1;
     bed->sources[2] = &bed->source;
@@ -171,6 +182,22 @@ static void test_seen_behind_barrier(void **state)
     barrier(bed, 5, 0);
     collect(bed, 2);
     assert_forgotten(bed, true);
+}
+
+/* The class says what was passed. */
+static void test_passed_by_class(void **state)
+{
+    struct bed *bed = *state;
+    bed->source.type = &in_no_order;
+    publish(bed, KEY);
+    publish(bed, OTHER);
+    complete(bed, KEY, 0, 3, false);
+    complete(bed, OTHER, 9, 4, false);
+    barrier(bed, 1, 0);
+    assert_int_equal(collect(bed, 1), 1); /* the one is stored, the other forgotten */
+    assert_field(&bed->changes, false, true, 0, 3);
+    assert_int_equal(see(bed, OTHER), EMISSION_OTHER);
+    assert_int_equal(see(bed, KEY), EMISSION_FIRST);
 }
 
 /* Published more than once: until the source has passed the last publication. */
@@ -315,6 +342,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_forgotten_unseen, setup, teardown),
         cmocka_unit_test_setup_teardown(test_seen_behind_barrier, setup, teardown),
         cmocka_unit_test_setup_teardown(test_until_passed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_passed_by_class, setup, teardown),
         cmocka_unit_test_setup_teardown(test_passed_by_time, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unordered, setup, teardown),
         cmocka_unit_test_setup_teardown(test_source_gone, setup, teardown),
