@@ -19,8 +19,8 @@ V ?=
 SECONDS := 30
 
 PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev \
-                  libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev
-PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl python3
+                  libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev librdkafka-dev
+PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl python3 default-jre-headless maven
 PACKAGES_bench := redis-server redis-tools wrk
 PACKAGES_lint := clang-format clang-tidy
 PACKAGES_fuzz := clang libclang-rt-14-dev
@@ -44,7 +44,7 @@ CFLAGS += -g $(FLAGS) $(WARNINGS) $(if $(WERROR),-Werror) -fno-common -fstack-pr
           -pthread $(DEFINES) -MMD -MP
 LDFLAGS += -pie -Wl,-z,relro,-z,now -pthread $(filter -fsanitize%,$(FLAGS))
 EXTRA := $(if $(filter asan,$(SAN)),$(BUILD)/.ci/ubsan.o)
-LDLIBS := -lsqlite3 -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
+LDLIBS := -lrdkafka -lsqlite3 -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
 
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
 programs = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))
@@ -109,6 +109,11 @@ build/packages.%: Makefile
 	@flock build/packages.lock .ci/packages $(PACKAGES_$*)
 	@touch $@
 
+# The broker for the tests of Kafka, if it can be had.
+build/kafka/tried: .ci/kafka .ci/kafka.xml | build/packages.test
+	@.ci/kafka $(@D)
+	@touch $@
+
 # Installing. What is built is installed as it is: root does not build in another user's tree. The systemd units name
 # the folders that are chosen here; a configuration that is there stays.
 PREFIX := /usr/local
@@ -158,7 +163,7 @@ TEST_ENV_asan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGE
 TEST_ENV_tsan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-10} \
     TEST_WRAPPER="setarch -R" \
     TSAN_OPTIONS=log_path=$(REPORTS)/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:$(SIGNALS)
-check: programs tests $(if $(SAN),,crash-programs)
+check: programs tests build/kafka/tried $(if $(SAN),,crash-programs)
 	@$(TEST_ENV_$(SAN)) tests/run $(BUILD)/check $(UNIT_TESTS) $(INTEGRATION_TESTS)
 check-asan check-tsan:
 	@$(MAKE) SAN=$(@:check-%=%) check
@@ -187,7 +192,7 @@ fuzz: | build/packages.fuzz
 	        build/fuzz/corpus/{} $$(ls -d tests/fuzz/corpus/{} 2>/dev/null) >build/fuzz/{}.log 2>&1 && \
 	    echo "{}: ok, $$(tail -n1 build/fuzz/{}.log)" || { echo "{}: FAILED"; tail -n 60 build/fuzz/{}.log; exit 1; }'
 
-bench: benches programs | build/packages.bench
+bench: benches programs build/kafka/tried | build/packages.bench
 	@for bench in $(BENCHES); do echo "$$(basename $$bench):"; $$bench || exit 1; done
 
 clean:

@@ -214,7 +214,7 @@ static int restore_adopted(struct source *source, const char *from, struct error
 {
     struct json_value position;
     BUFFER_AUTO text = BUFFER_INIT;
-    if (!strcmp(from, "beginning"))
+    if (!strcmp(from, "beginning") && !source->type->adopts_beginning)
         return source->type->restore(source, NULL, err);
     buffer_append_text(&text, "{\"from\":");
     buffer_append_json(&text, from, strlen(from));

@@ -58,6 +58,8 @@ struct source_type {
      * NULL: positions are in order, and so the last event's (barrier_position) tells. Thread: checkpoint,
      * between the barriers and the commit. */
     bool (*passed)(const struct source *source, const uint64_t position[2]);
+    /* An adoption from the beginning is told to `restore` as {"from":"beginning"}, not as a first start. */
+    bool adopts_beginning;
 
     /* Publishing to it (EMIT). NULL: cannot be published to. Thread: executor. */
     int (*sink_open)(struct executor *executor, const char *name, const struct json_value *parameters,
