@@ -1,4 +1,5 @@
-/* RedisEventSource passes the conformance test for event sources. */
+/* RedisEventSource passes the conformance test for event sources; and once more with `trim`, with which the
+ * stream holds only what is not yet in a checkpoint. */
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,12 +28,31 @@ static void stop(void)
         redis_server_done(&server);
 }
 
-static void document(const struct source_queue *queue, struct buffer *out)
+static void write_document(const struct source_queue *queue, const char *more, struct buffer *out)
 {
     buffer_printf(out,
                   "\"class\":\"RedisEventSource\",\"parameters\":{\"host\":\"127.0.0.1\",\"port\":%d,"
-                  "\"db\":0,\"password\":null,\"stream\":\"%s\"}",
-                  queue->port, queue->name);
+                  "\"db\":0,\"password\":null,\"stream\":\"%s\"%s}",
+                  queue->port, queue->name, more);
+}
+
+static void document(const struct source_queue *queue, struct buffer *out)
+{
+    write_document(queue, "", out);
+}
+
+static void document_trim(const struct source_queue *queue, struct buffer *out)
+{
+    write_document(queue, ",\"trim\":true", out);
+}
+
+static long long entries(const struct source_queue *queue)
+{
+    redisReply *reply = redis_server_do(&server, "XLEN %s", queue->name);
+    long long n = reply && reply->type == REDIS_REPLY_INTEGER ? reply->integer : -1;
+    if (reply)
+        freeReplyObject(reply);
+    return n;
 }
 
 static int take_answer(void)
@@ -98,21 +118,17 @@ static int server_start(void)
 
 static const char *const crash_points[] = {"delivered", NULL};
 
-static const struct source_driver driver = {
-    .name = "redis",
-    .ordered = true,
-    .events = 100000,
-    .crash_points = crash_points,
-    .start = start,
-    .stop = stop,
-    .document = document,
-    .publish = publish,
-    .publish_undecodable = publish_undecodable,
-    .server_kill = server_kill,
-    .server_start = server_start,
-};
+#define DRIVER                                                                                     \
+    .ordered = true, .events = 100000, .crash_points = crash_points, .start = start, .stop = stop, \
+    .publish = publish, .publish_undecodable = publish_undecodable, .server_kill = server_kill,    \
+    .server_start = server_start
+
+static const struct source_driver plain = {.name = "redis", .document = document, DRIVER};
+static const struct source_driver trimmed = {
+    .name = "redis-trim", .document = document_trim, .unacknowledged = entries, DRIVER};
 
 int main(int argc, char **argv)
 {
-    return source_conformance(&driver, argc, argv);
+    int failed = source_conformance(&plain, argc, argv);
+    return source_conformance(&trimmed, argc, argv) || failed;
 }

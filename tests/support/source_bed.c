@@ -199,6 +199,7 @@ static void make_folder(struct source_bed *bed)
 
 struct source_bed *source_bed_new(struct source_world *world, const char *backend, bool supervised)
 {
+    static unsigned cases;
     const struct source_driver *driver = world->driver;
     struct source_bed *bed = calloc(1, sizeof *bed);
     assert_non_null(bed);
@@ -208,14 +209,14 @@ struct source_bed *source_bed_new(struct source_world *world, const char *backen
     bed->supervised = supervised || driver->under_supervisor;
     make_folder(bed);
     process_program(bed->supervised ? "triggerflow-supervisor" : "triggerflow-worker", bed->program);
-    snprintf(bed->queue.name, sizeof bed->queue.name, "case-%u", ++world->cases);
+    snprintf(bed->queue.name, sizeof bed->queue.name, "%.30s-%u", driver->name, ++cases);
     bed->queue.api = bed->api;
     bed->queue.port = world->broker ? tcp_proxy_port(world->broker) : 0;
     if (world->broker)
         tcp_proxy_reset(world->broker);
     tcp_proxy_reset(world->storage);
     snprintf(bed->workspace.name, sizeof bed->workspace.name, "ws");
-    snprintf(bed->workspace.creation, sizeof bed->workspace.creation, "17000%05u.25", world->cases);
+    snprintf(bed->workspace.creation, sizeof bed->workspace.creation, "17000%05u.25", cases);
     assert_int_equal(storage_bed_clear(&world->redis), 0);
     assert_int_equal(storage_bed_clear(&world->files), 0);
     assert_non_null(bed->storage = storage_bed_open(bed->at));
@@ -322,7 +323,8 @@ static void batch_free(struct batch *b)
     free(b);
 }
 
-static void publish(struct source_bed *bed, source_events make, unsigned first, unsigned n, bool counted)
+void source_bed_publish_range(struct source_bed *bed, source_events make, unsigned first, unsigned n,
+                              bool counted)
 {
     struct batch *b = batch_new();
     unsigned done;
@@ -334,14 +336,13 @@ static void publish(struct source_bed *bed, source_events make, unsigned first, 
     batch_free(b);
 }
 
-void source_bed_publish(struct source_bed *bed, source_events make, unsigned first, unsigned n)
+unsigned source_bed_publish(struct source_bed *bed, source_events make, unsigned n)
 {
-    publish(bed, make, first, n, true);
-}
-
-void source_bed_repeat(struct source_bed *bed, source_events make, unsigned first, unsigned n)
-{
-    publish(bed, make, first, n, false);
+    unsigned percent = bed->driver->percent ? bed->driver->percent : 100;
+    n = (n * percent + 99) / 100;
+    source_bed_publish_range(bed, make, bed->next, n, true);
+    bed->next += n;
+    return n;
 }
 
 static void *publisher_main(void *data)
@@ -355,10 +356,9 @@ static void *publisher_main(void *data)
             wait_moment();
             continue;
         }
-        if (publish_some(bed, b, bed->make, at, allowed - at, true, &done) < 0)
+        if (publish_some(bed, b, bed->make, bed->first + at, allowed - at, true, &done) < 0)
             atomic_store(&bed->failed, true);
         at += done;
-        atomic_store(&bed->published, at);
     }
     batch_free(b);
     return NULL;
@@ -367,13 +367,20 @@ static void *publisher_main(void *data)
 void source_bed_publisher(struct source_bed *bed, source_events make, unsigned n)
 {
     bed->make = make;
+    bed->first = bed->next;
     bed->total = n;
+    bed->next += n;
     assert_int_equal(pthread_create(&bed->thread, NULL, publisher_main, bed), 0);
+}
+
+void source_bed_allow(struct source_bed *bed, unsigned part, unsigned parts)
+{
+    atomic_store(&bed->allowed, (unsigned)((uint64_t)bed->total * part / parts));
 }
 
 void source_bed_publisher_join(struct source_bed *bed)
 {
-    atomic_store(&bed->allowed, bed->total);
+    source_bed_allow(bed, 1, 1);
     pthread_join(bed->thread, NULL);
     if (atomic_load(&bed->failed))
         source_bed_show(bed);
@@ -549,9 +556,8 @@ static size_t fields(const struct source_bed *bed, enum storage_set set)
     return bed->storage->type->load(bed->storage, "ws", set, see_one, &n, &err) < 0 ? SIZE_MAX : n;
 }
 
-bool source_bed_settled(struct source_bed *bed)
+bool source_bed_settled(const struct source_bed *bed)
 {
-    expect_alive(bed);
     for (size_t i = 0; i < N_TRIGGERS; i++) {
         long long expected = reference_counter(bed->reference, triggers[i].id);
         if (expected > 0 && source_bed_counter(bed, triggers[i].id) < expected)
@@ -563,7 +569,7 @@ bool source_bed_settled(struct source_bed *bed)
 
 void source_bed_settle(struct source_bed *bed)
 {
-    AWAIT_SOURCE(bed, source_bed_settled(bed));
+    AWAIT_SOURCE(bed, (expect_alive(bed), source_bed_settled(bed)));
 }
 
 /* --- comparing --- */
@@ -628,7 +634,7 @@ void source_bed_finish(struct source_bed *bed)
     source_bed_stop(bed);
     compare(bed);
     source_bed_up(bed);
-    source_bed_publish(bed, last_event, 0, 1);
+    source_bed_publish(bed, last_event, 1);
     source_bed_settle(bed);
     if (d->unacknowledged)
         AWAIT_SOURCE(bed, d->unacknowledged(&bed->queue) == 0);

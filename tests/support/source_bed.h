@@ -26,7 +26,6 @@ struct source_world {
     struct storage_bed files;  /* SQLite */
     struct tcp_proxy *broker;  /* between the workflow and its broker; NULL: under_supervisor */
     struct tcp_proxy *storage; /* between the workflow and the storage, if that is Redis */
-    unsigned cases;
 };
 
 /* 0; 1: something is not to be had here, with "skipped: why" printed; -1: with the reason. */
@@ -58,12 +57,12 @@ struct source_bed {
     char api[96], control[96], crash_file[96];
     unsigned running_before;
     unsigned killed;
+    unsigned next; /* event to be made */
     /* the publisher */
     pthread_t thread;
     source_events make;
-    unsigned total;
+    unsigned first, total;
     _Atomic unsigned allowed; /* events that it may publish by now */
-    _Atomic unsigned published;
     _Atomic bool failed;
 };
 
@@ -76,13 +75,17 @@ bool source_bed_crashes(struct source_bed *bed);
 void source_bed_show(const struct source_bed *bed);
 #define AWAIT_SOURCE(bed, condition) WAIT_ELSE(condition, source_bed_show(bed))
 
-/* Publishes the events first to first + n - 1, and takes them into the reference. */
-void source_bed_publish(struct source_bed *bed, source_events make, unsigned first, unsigned n);
-/* The same, but the class is to count them no more: it has had them already. */
-void source_bed_repeat(struct source_bed *bed, source_events make, unsigned first, unsigned n);
-/* Starts a thread that publishes the events 0 to n - 1, those below bed->allowed at once. */
+/* Publishes the next n events, or fewer of them when the driver's broker is slow (`percent`), and takes them
+ * into the reference. Returns how many. */
+unsigned source_bed_publish(struct source_bed *bed, source_events make, unsigned n);
+/* Publishes the events first to first + n - 1; counted: takes them into the reference. */
+void source_bed_publish_range(struct source_bed *bed, source_events make, unsigned first, unsigned n,
+                              bool counted);
+/* Starts a thread that publishes the next n events. As many of them as are allowed it publishes at once; join
+ * allows all of them. */
 void source_bed_publisher(struct source_bed *bed, source_events make, unsigned n);
-void source_bed_publisher_join(struct source_bed *bed); /* allows all of them */
+void source_bed_allow(struct source_bed *bed, unsigned part, unsigned parts);
+void source_bed_publisher_join(struct source_bed *bed);
 
 /* A life: settings are further "NAME=value" for the environment, or NULL. */
 void source_bed_start(struct source_bed *bed, const char *const *settings);
@@ -99,8 +102,9 @@ void source_bed_call(const struct source_bed *bed, const char *method, const cha
 
 /* context.counter of a trigger as stored; -1: none. */
 long long source_bed_counter(const struct source_bed *bed, const char *trigger);
-/* Whether all that was published is counted, and nothing is left to be done. */
-bool source_bed_settled(struct source_bed *bed);
+/* Whether all that was published is counted, and nothing is left to be done; and waits for that, while the
+ * worker must not end. */
+bool source_bed_settled(const struct source_bed *bed);
 void source_bed_settle(struct source_bed *bed);
 /* Settles and stops; what is stored and was emitted is exactly what the reference says. Then another life, in
  * which nothing may come again: one more event is counted, the broker holds nothing more for us, and all is

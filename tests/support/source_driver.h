@@ -33,7 +33,7 @@ struct source_queue {
 };
 
 struct source_driver {
-    const char *name; /* "redis": lower case, shown before each case */
+    const char *name; /* "redis": [a-z0-9-], part of the queues' names */
 
     /* What holds for the class. */
     bool ordered;          /* events are delivered first in the order in which they were published */
@@ -42,6 +42,7 @@ struct source_driver {
                             * other broker, no proxy, no server to be killed */
     bool refuses;          /* who publishes something invalid is told, and it does not come in */
     size_t data_max;       /* largest data of an event, if below 1 MiB; 0: that */
+    unsigned percent;      /* of the events of the short cases, for a broker that is slow; 0: 100 */
     const char *const *crash_points; /* of the class's own (worker/crash.h), NULL-terminated; NULL: none */
     unsigned events;                 /* of the long case: 100,000 where the broker takes that in some 10 s */
 
