@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include <json-c/json.h>
@@ -17,77 +16,6 @@
 #include "tests/support/http_load.h"
 
 #define RUNNING "event=worker_state state=running"
-#define AT_ONCE 500             /* events published in one call */
-#define AT_ONCE_BYTES (4 << 20) /* and what they may hold together */
-#define NEVER 1000000000
-#define DRIVER_ORDER true /* `unordered` of a trigger is what the driver says */
-
-/* --- the workload: each kind of event has a trigger that counts it, and one that tells more --- */
-
-static const struct reference_trigger triggers[] = {
-    /* Emits the data of every event under the number of its firing: their order. */
-    {"order", "e.order", "*", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_OUT, .emit_type = "o.order",
-     .unordered = DRIVER_ORDER},
-    {"order_count", "e.order", "*", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
-    {"data", "e.data", "*", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_OUT, .emit_type = "o.data",
-     .unordered = DRIVER_ORDER},
-    {"data_count", "e.data", "*", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
-    /* `count` counts every event, `distinct` those with different keys: the former less the latter came
-     * twice, and what the latter lacks is lost. */
-    {"count", "e.key", "*", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
-    {"distinct", "e.key", "*", REFERENCE_JOIN, NEVER, .action = REFERENCE_PASS},
-    {"distinct0", "e.key", "s0", REFERENCE_FUNCTION_JOIN, NEVER, .action = REFERENCE_PASS},
-    {"count1", "e.key", "s1", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
-    {"count2", "e.key", "s2", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
-    /* Joins that fire, and what follows inside. */
-    {"join0", "e.join", "s0", REFERENCE_JOIN, 1, .action = REFERENCE_EMIT_INTERNAL, .emit_type = "i.join",
-     .own_data = true},
-    {"join1", "e.join", "s1", REFERENCE_JOIN, 20, .action = REFERENCE_EMIT_INTERNAL, .emit_type = "i.join",
-     .own_data = true},
-    {"join2", "e.join", "s2", REFERENCE_JOIN, 100, .action = REFERENCE_EMIT_OUT, .emit_type = "o.join",
-     .own_data = true},
-    {"join_all", "e.join", "*", REFERENCE_JOIN, NEVER, .action = REFERENCE_PASS},
-    {"joined", "i.join", "*", REFERENCE_THRESHOLD, 1, .action = REFERENCE_EMIT_OUT, .emit_type = "o.joined",
-     .own_data = true, .unordered = true},
-    /* Emitted into the source itself, and read back. */
-    {"back", "e.back", "*", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_BACK, .emit_type = "b.back"},
-    {"back_count", "b.back", "*", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
-    {"back_out", "b.back", "*", REFERENCE_TRUE, 0, .action = REFERENCE_EMIT_OUT, .emit_type = "o.back",
-     .unordered = true},
-    {"end", "e.end", "*", REFERENCE_THRESHOLD, NEVER, .action = REFERENCE_PASS},
-};
-
-#define N_TRIGGERS (sizeof triggers / sizeof triggers[0])
-
-/* --- settings --- */
-
-static uint64_t random_state = 1;
-static unsigned kills = 200;
-
-uint64_t source_random(uint64_t below)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (random_state >> 11) % below;
-}
-
-void source_read_settings(void)
-{
-    const char *text = getenv("TRIGGERFLOW_SEED");
-    if (!text || !*text || !(random_state = strtoull(text, NULL, 0)))
-        if (getrandom(&random_state, sizeof random_state, 0) != sizeof random_state || !random_state)
-            random_state = clock_now_ns() | 1;
-    text = getenv("TRIGGERFLOW_KILLS");
-    if (text && *text)
-        kills = (unsigned)strtoul(text, NULL, 10);
-    printf("TRIGGERFLOW_SEED=%llu TRIGGERFLOW_KILLS=%u\n", (unsigned long long)random_state, kills);
-}
-
-unsigned source_kills(void)
-{
-    return kills;
-}
 
 /* --- what all cases share --- */
 
@@ -129,12 +57,12 @@ void source_world_done(struct source_world *world)
 
 static void make_reference(struct source_bed *bed)
 {
-    struct reference_trigger own[N_TRIGGERS];
-    memcpy(own, triggers, sizeof triggers);
-    for (size_t i = 0; i < N_TRIGGERS; i++)
+    struct reference_trigger own[SOURCE_TRIGGERS];
+    memcpy(own, source_triggers, sizeof source_triggers);
+    for (size_t i = 0; i < SOURCE_TRIGGERS; i++)
         if (!strncmp(own[i].type, "e.", 2))
             own[i].unordered = own[i].unordered && !bed->driver->ordered;
-    bed->reference = reference_new(&bed->workspace, own, N_TRIGGERS);
+    bed->reference = reference_new(&bed->workspace, own, SOURCE_TRIGGERS);
 }
 
 static void write_sources(const struct source_bed *bed, struct buffer *in, struct buffer *out)
@@ -152,22 +80,27 @@ static void store(struct source_bed *bed)
 {
     BUFFER_AUTO in = BUFFER_INIT;
     BUFFER_AUTO out = BUFFER_INIT;
-    struct buffer documents[N_TRIGGERS];
-    struct storage_op ops[N_TRIGGERS + 2];
+    struct buffer documents[SOURCE_TRIGGERS];
+    struct storage_op ops[SOURCE_TRIGGERS + 2];
     struct error err = {.code = ERROR_NONE};
     write_sources(bed, &in, &out);
     ops[0] = (struct storage_op){STORAGE_EVENT_SOURCES, STORAGE_PUT, "in", 2, in.data, in.len, NULL, 0};
     ops[1] = (struct storage_op){STORAGE_EVENT_SOURCES, STORAGE_PUT, "out", 3, out.data, out.len, NULL, 0};
-    for (size_t i = 0; i < N_TRIGGERS; i++) {
+    for (size_t i = 0; i < SOURCE_TRIGGERS; i++) {
         documents[i] = (struct buffer)BUFFER_INIT;
         reference_document(bed->reference, i, &documents[i]);
-        ops[2 + i] =
-            (struct storage_op){STORAGE_TRIGGERS,  STORAGE_PUT,      triggers[i].id, strlen(triggers[i].id),
-                                documents[i].data, documents[i].len, NULL,           0};
+        ops[2 + i] = (struct storage_op){STORAGE_TRIGGERS,
+                                         STORAGE_PUT,
+                                         source_triggers[i].id,
+                                         strlen(source_triggers[i].id),
+                                         documents[i].data,
+                                         documents[i].len,
+                                         NULL,
+                                         0};
     }
-    int r =
-        bed->storage->type->create(bed->storage, "ws", bed->workspace.creation, ops, N_TRIGGERS + 2, &err);
-    for (size_t i = 0; i < N_TRIGGERS; i++)
+    int r = bed->storage->type->create(bed->storage, "ws", bed->workspace.creation, ops, SOURCE_TRIGGERS + 2,
+                                       &err);
+    for (size_t i = 0; i < SOURCE_TRIGGERS; i++)
         buffer_done(&documents[i]);
     if (r)
         fail_msg("the workspace cannot be stored: %s", err.message);
@@ -245,146 +178,6 @@ bool source_bed_crashes(struct source_bed *bed)
 {
     return process_crash_program(bed->supervised ? "triggerflow-supervisor" : "triggerflow-worker",
                                  bed->program);
-}
-
-/* --- publishing. Thread: any, one at a time --- */
-
-struct batch {
-    struct source_event events[AT_ONCE];
-    struct publication publications[AT_ONCE];
-    struct source_text texts[AT_ONCE];
-    struct buffer bodies[AT_ONCE];
-};
-
-static void write_body(const struct publication *p, struct buffer *out)
-{
-    buffer_printf(out, "{\"specversion\":\"1.0\",\"id\":\"%s\",\"source\":\"urn:test\",\"type\":\"%s\"",
-                  p->id, p->type);
-    if (p->subject)
-        buffer_printf(out, ",\"subject\":\"%s\"", p->subject);
-    if (p->key)
-        buffer_printf(out, ",\"triggerflowkey\":\"%s\"", p->key);
-    if (p->data) {
-        buffer_append_text(out, ",\"datacontenttype\":\"application/json\",\"data\":");
-        buffer_append_text(out, p->data);
-    }
-    buffer_append_char(out, '}');
-}
-
-/* Makes up to n events; returns how many. */
-static unsigned make_batch(struct batch *b, source_events make, unsigned first, unsigned n)
-{
-    size_t bytes = 0;
-    unsigned i = 0;
-    for (; i < n && i < AT_ONCE && bytes < AT_ONCE_BYTES; i++) {
-        struct publication *p = &b->publications[i];
-        *p = make(first + i, &b->texts[i]);
-        buffer_reset(&b->bodies[i], AT_ONCE_BYTES);
-        write_body(p, &b->bodies[i]);
-        bytes += b->bodies[i].len;
-        b->events[i] = (struct source_event){.id = p->id,
-                                             .source = "urn:test",
-                                             .type = p->type,
-                                             .subject = p->subject,
-                                             .key = p->key,
-                                             .data = p->data,
-                                             .data_len = p->data ? strlen(p->data) : 0,
-                                             .body = b->bodies[i].data,
-                                             .body_len = b->bodies[i].len};
-    }
-    return i;
-}
-
-static int publish_some(struct source_bed *bed, struct batch *b, source_events make, unsigned first,
-                        unsigned n, bool counted, unsigned *ret_n)
-{
-    *ret_n = make_batch(b, make, first, n);
-    if (bed->driver->publish(&bed->queue, b->events, *ret_n) < 0)
-        return -1;
-    for (unsigned i = 0; counted && i < *ret_n; i++)
-        reference_take(bed->reference, &b->publications[i]);
-    return 0;
-}
-
-static struct batch *batch_new(void)
-{
-    struct batch *b = calloc(1, sizeof *b);
-    if (!b)
-        abort();
-    for (unsigned i = 0; i < AT_ONCE; i++)
-        b->bodies[i] = (struct buffer)BUFFER_INIT;
-    return b;
-}
-
-static void batch_free(struct batch *b)
-{
-    for (unsigned i = 0; i < AT_ONCE; i++)
-        buffer_done(&b->bodies[i]);
-    free(b);
-}
-
-void source_bed_publish_range(struct source_bed *bed, source_events make, unsigned first, unsigned n,
-                              bool counted)
-{
-    struct batch *b = batch_new();
-    unsigned done;
-    for (unsigned i = 0; i < n; i += done)
-        if (publish_some(bed, b, make, first + i, n - i, counted, &done) < 0) {
-            source_bed_show(bed);
-            fail_msg("%s: publishing failed", bed->driver->name);
-        }
-    batch_free(b);
-}
-
-unsigned source_bed_publish(struct source_bed *bed, source_events make, unsigned n)
-{
-    unsigned percent = bed->driver->percent ? bed->driver->percent : 100;
-    n = (n * percent + 99) / 100;
-    source_bed_publish_range(bed, make, bed->next, n, true);
-    bed->next += n;
-    return n;
-}
-
-static void *publisher_main(void *data)
-{
-    struct source_bed *bed = data;
-    struct batch *b = batch_new();
-    for (unsigned at = 0; at < bed->total && !atomic_load(&bed->failed);) {
-        unsigned done = 0;
-        unsigned allowed = atomic_load(&bed->allowed);
-        if (allowed <= at) {
-            wait_moment();
-            continue;
-        }
-        if (publish_some(bed, b, bed->make, bed->first + at, allowed - at, true, &done) < 0)
-            atomic_store(&bed->failed, true);
-        at += done;
-    }
-    batch_free(b);
-    return NULL;
-}
-
-void source_bed_publisher(struct source_bed *bed, source_events make, unsigned n)
-{
-    bed->make = make;
-    bed->first = bed->next;
-    bed->total = n;
-    bed->next += n;
-    assert_int_equal(pthread_create(&bed->thread, NULL, publisher_main, bed), 0);
-}
-
-void source_bed_allow(struct source_bed *bed, unsigned part, unsigned parts)
-{
-    atomic_store(&bed->allowed, (unsigned)((uint64_t)bed->total * part / parts));
-}
-
-void source_bed_publisher_join(struct source_bed *bed)
-{
-    source_bed_allow(bed, 1, 1);
-    pthread_join(bed->thread, NULL);
-    if (atomic_load(&bed->failed))
-        source_bed_show(bed);
-    assert_false(atomic_load(&bed->failed));
 }
 
 /* --- lives --- */
@@ -558,9 +351,9 @@ static size_t fields(const struct source_bed *bed, enum storage_set set)
 
 bool source_bed_settled(const struct source_bed *bed)
 {
-    for (size_t i = 0; i < N_TRIGGERS; i++) {
-        long long expected = reference_counter(bed->reference, triggers[i].id);
-        if (expected > 0 && source_bed_counter(bed, triggers[i].id) < expected)
+    for (size_t i = 0; i < SOURCE_TRIGGERS; i++) {
+        long long expected = reference_counter(bed->reference, source_triggers[i].id);
+        if (expected > 0 && source_bed_counter(bed, source_triggers[i].id) < expected)
             return false;
     }
     return fields(bed, STORAGE_DEAD_LETTERS) >= reference_letters(bed->reference) &&

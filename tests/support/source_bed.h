@@ -14,6 +14,7 @@
 #include "tests/support/process.h"
 #include "tests/support/reference.h"
 #include "tests/support/source_driver.h"
+#include "tests/support/source_workload.h"
 #include "tests/support/storage_bed.h"
 #include "tests/support/tcp_proxy.h"
 #include "tests/support/wait.h"
@@ -31,16 +32,6 @@ struct source_world {
 /* 0; 1: something is not to be had here, with "skipped: why" printed; -1: with the reason. */
 int source_world_start(struct source_world *world, const struct source_driver *driver);
 void source_world_done(struct source_world *world); /* also after a failed start */
-
-/* The text of an event that is being made. */
-struct source_text {
-    char id[48];
-    char subject[16];
-    char key[48];
-    char data[96];
-};
-/* Makes event i; what does not fit into `text` is static. */
-typedef struct publication (*source_events)(unsigned i, struct source_text *text);
 
 struct source_bed {
     struct source_world *world;
@@ -110,8 +101,3 @@ void source_bed_settle(struct source_bed *bed);
  * which nothing may come again: one more event is counted, the broker holds nothing more for us, and all is
  * as it must be. */
 void source_bed_finish(struct source_bed *bed);
-
-uint64_t source_random(uint64_t below);
-/* From TRIGGERFLOW_SEED and TRIGGERFLOW_KILLS (200). */
-void source_read_settings(void);
-unsigned source_kills(void);

@@ -13,10 +13,9 @@
 #include <curl/curl.h>
 
 #include "tests/support/source_bed.h"
+#include "tests/support/source_crash.h"
 
 #define MIB (1u << 20)
-#define LIFE_MOST (80 * CLOCK_MS)
-#define EVENTS_LEAST 2000 /* of the long case */
 
 static struct source_world world;
 
@@ -27,89 +26,6 @@ static struct source_world world;
     } while (0)
 
 static const char *const no_broker = "the supervisor is its broker, and not behind a network";
-
-/* --- events --- */
-
-static struct publication make(struct source_text *text, unsigned i, const char *type, unsigned subjects)
-{
-    snprintf(text->id, sizeof text->id, "%s-%u", type, i);
-    snprintf(text->subject, sizeof text->subject, "s%u", i % subjects);
-    snprintf(text->data, sizeof text->data, "{\"n\":%u}", i);
-    return (struct publication){.id = text->id, .type = type, .subject = text->subject, .data = text->data};
-}
-
-static struct publication ordered_event(unsigned i, struct source_text *text)
-{
-    return make(text, i, "e.order", 1);
-}
-
-static struct publication keyed_event(unsigned i, struct source_text *text)
-{
-    struct publication p = make(text, i, "e.key", 3);
-    snprintf(text->key, sizeof text->key, "key-%u", i);
-    p.key = text->key;
-    return p;
-}
-
-static struct publication back_event(unsigned i, struct source_text *text)
-{
-    return make(text, i, "e.back", 1);
-}
-
-static struct publication unwanted_event(unsigned i, struct source_text *text)
-{
-    return make(text, i, "e.unwanted", 3);
-}
-
-/* Something of everything. */
-static struct publication mixed_event(unsigned i, struct source_text *text)
-{
-    unsigned kind = i * 2654435761u >> 25; /* 0 to 127 */
-    if (kind < 80)
-        return keyed_event(i, text);
-    if (kind < 120)
-        return make(text, i, "e.join", 3);
-    return kind < 124 ? ordered_event(i, text) : back_event(i, text);
-}
-
-static size_t data_max(void)
-{
-    size_t most = world.driver->data_max;
-    return most && most < MIB ? most : MIB;
-}
-
-static struct publication data_event(unsigned i, struct source_text *text)
-{
-    static char large[MIB + 1];
-    static const char *const data[] = {
-        "7",
-        "{\"text\":\"\xc5\xbelu\xc5\xa5ou\xc4\x8dk\xc3\xbd k\xc5\xaf\xc5\x88 \xe6\xbc\xa2\xe5\xad\x97\"}",
-        "{\"text\":\"\xf0\x9f\x98\x80\",\"\xf0\x9f\x94\x91\":\"\\ud83d\\ude00\"}",
-        "{\"text\":\"a\\u0000b\",\"quoted\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"}",
-        "[null,true,-0.5e-7,12345678901234567890,[],{}]",
-        "{}",
-        large,
-    };
-    struct publication p = make(text, i, "e.data", 1);
-    memset(large, 'x', sizeof large - 1);
-    memcpy(large, "[\"", 2);
-    memcpy(large + data_max() - 2, "\"]", 3);
-    p.data = data[i];
-    return p;
-}
-
-#define N_DATA 7
-
-static struct publication invalid_event(unsigned i, struct source_text *text)
-{
-    struct publication p = make(text, i, "e.data", 1);
-    static const char *const data[] = {"{\"text\":\"\xff\xfe\"}", "{\"text\":\"\xc0\x80\"}",
-                                       "{\"text\":\"\xed\xa0\x80\"}"};
-    p.data = data[i];
-    return p;
-}
-
-#define N_INVALID 3
 
 /* Of the long runs of events in a short case: fewer when the broker is slow. */
 static unsigned of(unsigned n)
@@ -126,26 +42,13 @@ static void some_moments(unsigned n)
         wait_moment();
 }
 
-static void live(uint64_t duration_ns)
-{
-    uint64_t until = clock_now_ns() + duration_ns;
-    while (clock_now_ns() < until)
-        wait_moment();
-}
-
-/* A random while that often is short. */
-static uint64_t random_life(void)
-{
-    return source_random(source_random(2) ? LIFE_MOST : LIFE_MOST / 4);
-}
-
 /* Publishes keyed events while the storage does not answer, and waits until they have come to the worker:
  * they are read, and not committed. */
 static void publish_uncommitted(struct source_bed *bed)
 {
     uint64_t before = tcp_proxy_bytes(world.broker);
     tcp_proxy_set(world.storage, TCP_PROXY_HOLD);
-    unsigned n = source_bed_publish(bed, keyed_event, 200);
+    unsigned n = source_bed_publish(bed, source_keyed_event, 200);
     AWAIT_SOURCE(bed, tcp_proxy_bytes(world.broker) - before > (uint64_t)n * 30);
     some_moments(20);
 }
@@ -166,10 +69,10 @@ static void test_order(void **state)
 {
     struct source_bed *bed = source_bed_new(&world, "redis", false);
     (void)state;
-    start_behind(bed, ordered_event, 700);
+    start_behind(bed, source_ordered_event, 700);
     for (unsigned i = 0; i < 15; i++)
-        source_bed_publish(bed, ordered_event, 20);
-    source_bed_publish(bed, ordered_event, 1);
+        source_bed_publish(bed, source_ordered_event, 20);
+    source_bed_publish(bed, source_ordered_event, 1);
     source_bed_finish(bed);
     source_bed_free(bed);
 }
@@ -179,21 +82,21 @@ static void resume(const char *backend)
 {
     struct source_bed *bed = source_bed_new(&world, backend, false);
     source_bed_up(bed);
-    source_bed_publish(bed, keyed_event, 300);
+    source_bed_publish(bed, source_keyed_event, 300);
     source_bed_settle(bed);
     if (!bed->supervised) {
         source_bed_stop(bed);
-        source_bed_publish(bed, keyed_event, 300);
+        source_bed_publish(bed, source_keyed_event, 300);
         source_bed_up(bed);
         source_bed_settle(bed);
     } else {
-        source_bed_publish(bed, keyed_event, 300);
+        source_bed_publish(bed, source_keyed_event, 300);
     }
     source_bed_kill(bed, NULL);
     for (unsigned i = 0; i < 3; i++) {
-        source_bed_publish(bed, keyed_event, 150);
+        source_bed_publish(bed, source_keyed_event, 150);
         AWAIT_SOURCE(bed, source_bed_running(bed));
-        source_bed_publish(bed, keyed_event, 150);
+        source_bed_publish(bed, source_keyed_event, 150);
         source_bed_kill(bed, NULL);
     }
     source_bed_finish(bed);
@@ -220,14 +123,14 @@ static void test_duplicates(void **state)
     bool counted = !world.driver->deduplicates;
     (void)state;
     source_bed_up(bed);
-    unsigned n = source_bed_publish(bed, keyed_event, 200);
+    unsigned n = source_bed_publish(bed, source_keyed_event, 200);
     for (unsigned i = 0; i < 2; i++) {
-        source_bed_publish_range(bed, keyed_event, n / 2, n - n / 2, counted);
+        source_bed_publish_range(bed, source_keyed_event, n / 2, n - n / 2, counted);
         source_bed_settle(bed);
     }
     source_bed_kill(bed, NULL);
-    source_bed_publish(bed, keyed_event, 50);
-    source_bed_publish_range(bed, keyed_event, 0, n, counted);
+    source_bed_publish(bed, source_keyed_event, 50);
+    source_bed_publish_range(bed, source_keyed_event, 0, n, counted);
     source_bed_finish(bed);
     source_bed_free(bed);
 }
@@ -239,7 +142,7 @@ static void test_redelivery(void **state)
     if (!world.broker)
         SKIP(no_broker);
     struct source_bed *bed = source_bed_new(&world, "redis", false);
-    source_bed_publish(bed, keyed_event, 100);
+    source_bed_publish(bed, source_keyed_event, 100);
     for (unsigned i = 0; i < 3; i++) {
         source_bed_up(bed);
         source_bed_settle(bed);
@@ -261,7 +164,7 @@ static void test_away_at_start(void **state)
         struct source_bed *bed = source_bed_new(&world, "redis", false);
         tcp_proxy_set(world.broker, hold ? TCP_PROXY_HOLD : TCP_PROXY_REFUSE);
         source_bed_up(bed);
-        source_bed_publish(bed, keyed_event, 200);
+        source_bed_publish(bed, source_keyed_event, 200);
         some_moments(100);
         assert_int_equal(source_bed_counter(bed, "count"), -1);
         if (hold)
@@ -282,10 +185,10 @@ static void test_away_in_the_middle(void **state)
         SKIP(no_broker);
     struct source_bed *bed = source_bed_new(&world, "redis", false);
     source_bed_up(bed);
-    source_bed_publisher(bed, mixed_event, of(3000));
+    source_bed_publisher(bed, source_mixed_event, of(3000));
     for (unsigned i = 0; i < 12; i++) {
         source_bed_allow(bed, i + 1, 12);
-        live(random_life());
+        source_live();
         switch (i % 6) {
         case 0:
             tcp_proxy_cut(world.broker);
@@ -322,13 +225,13 @@ static void test_server_killed(void **state)
     if (!d->server_kill)
         SKIP(world.broker ? "this broker cannot be killed" : no_broker);
     struct source_bed *bed = source_bed_new(&world, "redis", false);
-    start_behind(bed, mixed_event, 1000);
-    live(random_life());
+    start_behind(bed, source_mixed_event, 1000);
+    source_live();
     assert_int_equal(d->server_kill(), 0);
     some_moments(50);
     source_bed_kill(bed, NULL);
     assert_int_equal(d->server_start(), 0);
-    source_bed_publish(bed, mixed_event, 500);
+    source_bed_publish(bed, source_mixed_event, 500);
     source_bed_finish(bed);
     source_bed_free(bed);
 }
@@ -342,7 +245,7 @@ static void test_away_at_commit(void **state)
         SKIP(no_broker);
     struct source_bed *bed = source_bed_new(&world, "redis", false);
     source_bed_up(bed);
-    source_bed_publish(bed, keyed_event, 100);
+    source_bed_publish(bed, source_keyed_event, 100);
     for (unsigned i = 0; i < 3; i++) {
         source_bed_settle(bed);
         long long before = source_bed_counter(bed, "count");
@@ -368,7 +271,7 @@ static void test_slow(void **state)
     struct source_bed *bed = source_bed_new(&world, "redis", false);
     (void)state;
     source_bed_start(bed, settings);
-    source_bed_publish(bed, mixed_event, 600);
+    source_bed_publish(bed, source_mixed_event, 600);
     source_bed_finish(bed);
     source_bed_free(bed);
 }
@@ -378,15 +281,15 @@ static void test_paused(void **state)
     struct source_bed *bed = source_bed_new(&world, "redis", true);
     (void)state;
     source_bed_up(bed);
-    unsigned n = source_bed_publish(bed, keyed_event, 100);
+    unsigned n = source_bed_publish(bed, source_keyed_event, 100);
     source_bed_settle(bed);
     source_bed_call(bed, "POST", "/workspace/ws/pause");
-    source_bed_publish(bed, keyed_event, 400);
+    source_bed_publish(bed, source_keyed_event, 400);
     some_moments(100);
     assert_int_equal(source_bed_counter(bed, "count"), n);
     if (world.broker)
         tcp_proxy_cut(world.broker);
-    source_bed_publish(bed, keyed_event, 100);
+    source_bed_publish(bed, source_keyed_event, 100);
     source_bed_call(bed, "POST", "/workspace/ws/resume");
     source_bed_finish(bed);
     source_bed_free(bed);
@@ -400,7 +303,7 @@ static void test_stopped(void **state)
     pid_t worker = 0;
     (void)state;
     source_bed_up(bed);
-    source_bed_publisher(bed, mixed_event, of(2000));
+    source_bed_publisher(bed, source_mixed_event, of(2000));
     source_bed_allow(bed, 1, 2);
     AWAIT_SOURCE(bed, source_bed_counter(bed, "count") > 0);
     AWAIT_SOURCE(bed, (worker = source_bed_worker(bed)) > 0);
@@ -425,14 +328,53 @@ static void test_undecodable(void **state)
     struct source_bed *bed = source_bed_new(&world, "redis", false);
     source_bed_up(bed);
     for (unsigned i = 0; i < 3; i++) {
-        source_bed_publish(bed, keyed_event, 50);
+        source_bed_publish(bed, source_keyed_event, 50);
         assert_int_equal(world.driver->publish_undecodable(&bed->queue), 0);
         reference_refuse(bed->reference, "invalid_event");
     }
-    source_bed_publish(bed, keyed_event, 50);
+    source_bed_publish(bed, source_keyed_event, 50);
     source_bed_finish(bed);
     source_bed_free(bed);
 }
+
+static size_t data_max(void)
+{
+    size_t most = world.driver->data_max;
+    return most && most < MIB ? most : MIB;
+}
+
+static struct publication data_event(unsigned i, struct source_text *text)
+{
+    static char large[MIB + 1];
+    static const char *const data[] = {
+        "7",
+        "{\"text\":\"\xc5\xbelu\xc5\xa5ou\xc4\x8dk\xc3\xbd k\xc5\xaf\xc5\x88 \xe6\xbc\xa2\xe5\xad\x97\"}",
+        "{\"text\":\"\xf0\x9f\x98\x80\",\"\xf0\x9f\x94\x91\":\"\\ud83d\\ude00\"}",
+        "{\"text\":\"a\\u0000b\",\"quoted\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"}",
+        "[null,true,-0.5e-7,12345678901234567890,[],{}]",
+        "{}",
+        large,
+    };
+    struct publication p = source_event_make(text, i, "e.data", 1);
+    memset(large, 'x', sizeof large - 1);
+    memcpy(large, "[\"", 2);
+    memcpy(large + data_max() - 2, "\"]", 3);
+    p.data = data[i];
+    return p;
+}
+
+#define N_DATA 7
+
+static struct publication invalid_event(unsigned i, struct source_text *text)
+{
+    struct publication p = source_event_make(text, i, "e.data", 1);
+    static const char *const data[] = {"{\"text\":\"\xff\xfe\"}", "{\"text\":\"\xc0\x80\"}",
+                                       "{\"text\":\"\xed\xa0\x80\"}"};
+    p.data = data[i];
+    return p;
+}
+
+#define N_INVALID 3
 
 static void test_data(void **state)
 {
@@ -451,7 +393,7 @@ static void test_data(void **state)
         for (unsigned i = 0; i < N_INVALID; i++)
             reference_refuse(bed->reference, "invalid_event");
     }
-    source_bed_publish(bed, ordered_event, 10);
+    source_bed_publish(bed, source_ordered_event, 10);
     source_bed_finish(bed);
     source_bed_free(bed);
 }
@@ -462,8 +404,8 @@ static void test_no_trigger(void **state)
     (void)state;
     source_bed_up(bed);
     for (unsigned i = 0; i < 3; i++) {
-        source_bed_publish(bed, keyed_event, 20);
-        source_bed_publish(bed, unwanted_event, 5);
+        source_bed_publish(bed, source_keyed_event, 20);
+        source_bed_publish(bed, source_unwanted_event, 5);
     }
     source_bed_finish(bed);
     source_bed_free(bed);
@@ -475,7 +417,7 @@ static void test_emit(void **state)
     (void)state;
     source_bed_up(bed);
     for (unsigned i = 0; i < 6; i++) {
-        source_bed_publish(bed, back_event, 100);
+        source_bed_publish(bed, source_back_event, 100);
         if (i == 2 && world.broker)
             tcp_proxy_cut(world.broker);
         if (i == 4)
@@ -485,123 +427,24 @@ static void test_emit(void **state)
     source_bed_free(bed);
 }
 
-/* --- the long case --- */
-
-static const char *const *random_settings(void)
-{
-    static const char *settings[4];
-    static const char *const intervals[] = {"TRIGGERFLOW_CHECKPOINT_INTERVAL=0s",
-                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=10ms",
-                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=40ms"};
-    static const char *const sinks[] = {"TRIGGERFLOW_SINK_MAX_SIZE=200000", "TRIGGERFLOW_SINK_MAX_SIZE=500"};
-    static const char *const actions[] = {"TRIGGERFLOW_MAX_PENDING_ACTIONS=10000",
-                                          "TRIGGERFLOW_MAX_PENDING_ACTIONS=50"};
-    settings[0] = intervals[source_random(3)];
-    settings[1] = sinks[source_random(2)];
-    settings[2] = actions[source_random(2)];
-    return settings;
-}
-
-/* Breaks something at random; what it began is over before the next one. */
-static void disturb(struct source_bed *bed)
-{
-    switch (world.broker ? source_random(7) : 0) {
-    default:
-        source_bed_kill(bed, random_settings());
-        break;
-    case 3:
-        tcp_proxy_cut(world.broker);
-        break;
-    case 4:
-        tcp_proxy_truncate(world.broker, source_random(50000));
-        break;
-    case 5:
-        tcp_proxy_set(world.broker, source_random(2) ? TCP_PROXY_REFUSE : TCP_PROXY_HOLD);
-        live(random_life());
-        tcp_proxy_cut(world.broker);
-        tcp_proxy_reset(world.broker);
-        break;
-    case 6:
-        tcp_proxy_cut(world.storage);
-        break;
-    }
-}
-
-static void random_kills(const char *backend, unsigned share)
-{
-    unsigned kills = (source_kills() + 9) / 10 * share / 100 + 1;
-    unsigned events = (unsigned)((uint64_t)world.driver->events * source_kills() / 200) * share / 100;
-    if (events < EVENTS_LEAST)
-        events = EVENTS_LEAST;
-    struct source_bed *bed = source_bed_new(&world, backend, false);
-    source_bed_start(bed, random_settings());
-    source_bed_publisher(bed, mixed_event, events);
-    for (unsigned i = 0; i < kills; i++) {
-        source_bed_allow(bed, i + 1, kills);
-        live(random_life());
-        disturb(bed);
-    }
-    source_bed_publisher_join(bed);
-    if (world.broker)
-        tcp_proxy_reset(world.broker);
-    printf("%s: %u events, %u disturbances, %u kills\n", world.driver->name, events, kills, bed->killed);
-    source_bed_finish(bed);
-    source_bed_free(bed);
-}
-
 static void test_kills(void **state)
 {
     (void)state;
-    random_kills("redis", 100);
+    source_crash_random(&world, "redis", 100);
 }
 
 static void test_kills_sqlite(void **state)
 {
     (void)state;
-    random_kills("sqlite", 20);
-}
-
-/* --- named points --- */
-
-static const char *const points[] = {
-    "recovered",   "barrier",      "cut",          "commit_before", "commit_after",
-    "handed_over", "acknowledged", "intent_start", "published",     "intent_done",
-    NULL};
-
-static void die_at(struct source_bed *bed, const char *point, unsigned count)
-{
-    int status = -1;
-    source_bed_crash_at(bed, point, count);
-    source_bed_start(bed, NULL);
-    source_bed_publish(bed, mixed_event, 100);
-    AWAIT_SOURCE(bed, process_ended(&bed->process, &status) ||
-                          (source_bed_running(bed) && source_bed_settled(bed)));
-    if (status < 0) /* not reached so often */
-        process_kill(&bed->process, SIGKILL);
-    else
-        assert_int_equal(status, 128 + SIGKILL);
+    source_crash_random(&world, "sqlite", 20);
 }
 
 static void test_crash_points(void **state)
 {
-    struct source_bed *bed = source_bed_new(&world, "redis", false);
     (void)state;
-    if (bed->supervised || !source_bed_crashes(bed)) {
-        const char *why =
-            bed->supervised ? "integration/test_crash_http has them" : "no build/crash (make SAN=crash)";
-        source_bed_free(bed);
+    const char *why = source_crash_points(&world);
+    if (why)
         SKIP(why);
-    }
-    for (size_t i = 0; points[i]; i++)
-        for (unsigned count = 1; count < 4; count += 2)
-            die_at(bed, points[i], count);
-    for (const char *const *own = world.driver->crash_points; own && *own; own++)
-        for (unsigned count = 1; count < 4; count += 2)
-            die_at(bed, *own, count);
-    (void)unlink(bed->crash_file);
-    source_bed_up(bed);
-    source_bed_finish(bed);
-    source_bed_free(bed);
 }
 
 /* --- all of them --- */
