@@ -34,7 +34,7 @@ int source_world_start(struct source_world *world, const struct source_driver *d
     int port = 0;
     *world = (struct source_world){.driver = driver};
     int r = start_storage(world);
-    if (r == 0 && !driver->under_supervisor)
+    if (r == 0 && !driver->under_supervisor && !driver->local)
         r = tcp_proxy_new(&world->broker);
     if (r == 0 && driver->start)
         r = driver->start(world->broker ? tcp_proxy_port(world->broker) : 0, &port);

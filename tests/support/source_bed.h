@@ -25,7 +25,7 @@ struct source_world {
     const struct source_driver *driver;
     struct storage_bed redis;  /* also has the stream "out" */
     struct storage_bed files;  /* SQLite */
-    struct tcp_proxy *broker;  /* between the workflow and its broker; NULL: under_supervisor */
+    struct tcp_proxy *broker;  /* between the workflow and its broker; NULL: there is no connection */
     struct tcp_proxy *storage; /* between the workflow and the storage, if that is Redis */
 };
 

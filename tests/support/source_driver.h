@@ -38,8 +38,9 @@ struct source_driver {
     /* What holds for the class. */
     bool ordered;          /* events are delivered first in the order in which they were published */
     bool deduplicates;     /* one that is published again (same source and id) is not counted again */
-    bool under_supervisor; /* events come through the supervisor, which then runs the worker; there is no
-                            * other broker, no proxy, no server to be killed */
+    bool under_supervisor; /* events come through the supervisor, which then runs the worker and is the only
+                            * broker: no proxy, no server to be killed */
+    bool local;            /* there is no connection that could break: no proxy */
     bool refuses;          /* who publishes something invalid is told, and it does not come in */
     size_t data_max;       /* largest data of an event, if below 1 MiB; 0: that */
     unsigned percent;      /* of the events of the short cases, for a broker that is slow; 0: 100 */
