@@ -156,6 +156,32 @@ static void test_redelivery(void **state)
     source_bed_free(bed);
 }
 
+/* Events come while the commit of those before them is under way: what is committed is acknowledged, and no
+ * more.
+ */
+static void test_slow_storage(void **state)
+{
+    const uint64_t delay =
+        (world.driver->under_supervisor ? 20 : 100) * CLOCK_MS; /* its publishers wait, too */
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    (void)state;
+    source_bed_up(bed);
+    for (unsigned i = 0; i < 4; i++) {
+        long long before = source_bed_counter(bed, "count");
+        tcp_proxy_delay(world.storage, delay);
+        AWAIT_SOURCE(bed, (source_bed_publish(bed, source_keyed_event, 5),
+                           source_bed_counter(bed, "count") != before));
+        /* Its answer comes a delay later, and the next commit one more. */
+        for (uint64_t until = clock_now_ns() + delay * 3 / 2; clock_now_ns() < until; wait_moment())
+            source_bed_publish(bed, source_keyed_event, 5);
+        tcp_proxy_reset(world.storage);
+        source_bed_kill(bed, NULL);
+        source_bed_settle(bed);
+    }
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
 static void test_away_at_start(void **state)
 {
     (void)state;
@@ -468,25 +494,16 @@ static void test_crash_points(void **state)
 int source_conformance(const struct source_driver *driver, int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_resume_sqlite),
-        cmocka_unit_test(test_duplicates),
-        cmocka_unit_test(test_redelivery),
-        cmocka_unit_test(test_away_at_start),
-        cmocka_unit_test(test_away_in_the_middle),
-        cmocka_unit_test(test_away_at_commit),
-        cmocka_unit_test(test_server_killed),
-        cmocka_unit_test(test_slow),
-        cmocka_unit_test(test_paused),
-        cmocka_unit_test(test_stopped),
-        cmocka_unit_test(test_undecodable),
-        cmocka_unit_test(test_data),
-        cmocka_unit_test(test_no_trigger),
-        cmocka_unit_test(test_emit),
-        cmocka_unit_test(test_kills),
-        cmocka_unit_test(test_kills_sqlite),
-        cmocka_unit_test(test_crash_points),
+        cmocka_unit_test(test_order),          cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_resume_sqlite),  cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_redelivery),     cmocka_unit_test(test_slow_storage),
+        cmocka_unit_test(test_away_at_start),  cmocka_unit_test(test_away_in_the_middle),
+        cmocka_unit_test(test_away_at_commit), cmocka_unit_test(test_server_killed),
+        cmocka_unit_test(test_slow),           cmocka_unit_test(test_paused),
+        cmocka_unit_test(test_stopped),        cmocka_unit_test(test_undecodable),
+        cmocka_unit_test(test_data),           cmocka_unit_test(test_no_trigger),
+        cmocka_unit_test(test_emit),           cmocka_unit_test(test_kills),
+        cmocka_unit_test(test_kills_sqlite),   cmocka_unit_test(test_crash_points),
     };
     char name[64];
     signal(SIGPIPE, SIG_IGN);
