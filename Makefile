@@ -158,13 +158,13 @@ demo: programs
 REPORTS := $(CURDIR)/$(BUILD)/reports
 SIGNALS := handle_segv=0:handle_sigbus=0:handle_abort=0:handle_sigill=0:handle_sigfpe=0
 TEST_ENV_asan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-20} \
-    ASAN_OPTIONS=log_path=$(REPORTS)/asan:$(SIGNALS) \
-    UBSAN_REPORTS=$(REPORTS)/ubsan UBSAN_OPTIONS=print_stacktrace=1
+    ASAN_OPTIONS=log_path=@REPORTS@/asan:$(SIGNALS) \
+    UBSAN_REPORTS=@REPORTS@/ubsan UBSAN_OPTIONS=print_stacktrace=1
 TEST_ENV_tsan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-10} \
     TEST_WRAPPER="setarch -R" \
-    TSAN_OPTIONS=log_path=$(REPORTS)/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:$(SIGNALS)
+    TSAN_OPTIONS=log_path=@REPORTS@/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:$(SIGNALS)
 check: programs tests build/kafka/tried $(if $(SAN),,crash-programs)
-	@$(TEST_ENV_$(SAN)) tests/run $(BUILD)/check $(UNIT_TESTS) $(INTEGRATION_TESTS)
+	@$(TEST_ENV_$(SAN)) tests/run $(BUILD)/check $(INTEGRATION_TESTS) $(UNIT_TESTS)
 check-asan check-tsan:
 	@$(MAKE) SAN=$(@:check-%=%) check
 crash-programs: | build/packages.build

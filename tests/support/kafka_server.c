@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "tests/support/free_port.h"
 
 #define START_NS (90 * CLOCK_S)
 #define STOP_NS (20 * CLOCK_S)
@@ -51,21 +52,10 @@ bool kafka_server_available(const char **ret_why)
 
 static int free_ports(int ports[KAFKA_LISTENERS])
 {
-    int fds[KAFKA_LISTENERS];
-    int r = 0;
-    for (int i = 0; i < KAFKA_LISTENERS; i++) {
-        struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-        socklen_t len = sizeof address;
-        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fds[i] < 0 || bind(fds[i], (struct sockaddr *)&address, len) < 0 ||
-            getsockname(fds[i], (struct sockaddr *)&address, &len) < 0)
-            r = complain("ports", strerror(errno));
-        ports[i] = ntohs(address.sin_port);
-    }
     for (int i = 0; i < KAFKA_LISTENERS; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
-    return r;
+        if ((ports[i] = free_port()) < 0)
+            return complain("ports", "none is free");
+    return 0;
 }
 
 static const char settings[] =
