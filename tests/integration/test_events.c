@@ -1,4 +1,5 @@
-/* Events over HTTP through the real programs, on every storage: each is counted once, whatever dies. */
+/* Events over HTTP through the real programs, on every storage. That each counts once, whatever dies, is
+ * tried in test_source_http.c and test_crash_http.c. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -219,46 +220,6 @@ static void test_storage_full(void **state)
     WAIT(event_server_counter(server, "w") == 3);
 }
 
-/* The worker is killed while requests are under way; all that was not answered 202 is repeated with the same
- * ids. */
-static void test_worker_killed(void **state)
-{
-    struct event_server *server = *state;
-    SKIP_WITHOUT(server);
-    enum { ROUNDS = 5, CLIENTS = 20 };
-    char answer[HTTP_CLIENT_ANSWER_MAX], name[32];
-    int unknown = 0;
-    assert_int_equal(publish(server, "w", "warm", 1, answer), 202);
-    for (int round = 0; round < ROUNDS; round++) {
-        int fds[CLIENTS];
-        pid_t worker = 0;
-        WAIT((worker = event_server_worker(server, "w")) > 0);
-        for (int i = 0; i < CLIENTS; i++) {
-            BUFFER_AUTO body = BUFFER_INIT;
-            snprintf(name, sizeof name, "k%d-%d-0", round, i);
-            append_event(&body, name);
-            fds[i] = http_client_connect(server->port);
-            send_events(server, fds[i], "w", TYPE, &body);
-            if (i == CLIENTS / 2)
-                kill(worker, SIGKILL);
-        }
-        for (int i = 0; i < CLIENTS; i++) {
-            int status = http_client_read(fds[i], answer, false);
-            close(fds[i]);
-            snprintf(name, sizeof name, "k%d-%d", round, i);
-            if (status != 202) {
-                assert_int_equal(status, 503);
-                unknown++;
-                WAIT(publish(server, "w", name, 1, answer) == 202);
-            }
-        }
-    }
-    print_message("%d of %d were repeated\n", unknown, ROUNDS * CLIENTS);
-    WAIT(event_server_counter(server, "w") == ROUNDS * CLIENTS + 1);
-    assert_int_equal(event_server_stop(server), 0);
-    assert_int_equal(event_server_counter(server, "w"), ROUNDS * CLIENTS + 1);
-}
-
 int main(void)
 {
 #define TEST(f)                                                                                      \
@@ -270,7 +231,6 @@ int main(void)
         TEST(test_modes),
         TEST(test_refused),
         TEST(test_start_by_event),
-        TEST(test_worker_killed),
         TEST(test_needs_adoption),
         {.name = "test_storage_full (redis)",
          .test_func = test_storage_full,

@@ -232,28 +232,6 @@ static void test_fenced(void **state)
     assert_int_equal(ingest_bed_counter(&bed), 10);
 }
 
-/* EMIT to the workspace's own HTTPEventSource is an internal event. */
-static void test_emit(void **state)
-{
-    static const char trigger[] =
-        "{\"id\":\"emit\",\"uuid\":\"e\",\"workspace\":\"ws\",\"transient\":false,"
-        "\"condition\":{\"name\":\"TRUE\"},\"action\":{\"name\":\"EMIT\",\"event_source\":\"http\","
-        "\"event\":{\"type\":\"u\",\"subject\":\"s\"}},\"context\":{},"
-        "\"activation_events\":[{\"specversion\":\"1.0\",\"type\":\"t\",\"subject\":\"s\"}]}";
-    static const char other[] =
-        "{\"id\":\"other\",\"uuid\":\"o\",\"workspace\":\"ws\",\"transient\":false,"
-        "\"condition\":{\"name\":\"JOIN\"},\"action\":{\"name\":\"PASS\"},\"context\":{\"join\":7},"
-        "\"activation_events\":[{\"specversion\":\"1.0\",\"type\":\"u\",\"subject\":\"s\"}]}";
-    (void)state;
-    ingest_bed_put(&bed, STORAGE_TRIGGERS, "emit", trigger);
-    ingest_bed_put(&bed, STORAGE_TRIGGERS, "other", other);
-    ingest_bed_start(&bed, NULL);
-    expect(ingest_bed_publish(&bed, "a", 0, 7, 0), 202, 0);
-    AWAIT(ingest_bed_count(&bed, STORAGE_TRIGGERS, "\"counter\":7") == 2);
-    assert_int_equal(ingest_bed_count(&bed, STORAGE_DEAD_LETTERS, ""), 0);
-    assert_int_equal(ingest_bed_count(&bed, STORAGE_OUTBOX, ""), 0);
-}
-
 #ifdef CRASH_POINTS
 /* A client that repeats what has no answer, through lives of the worker. */
 static void publish_all(unsigned n, const char *crash)
@@ -376,7 +354,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_replaced, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fenced, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_emit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_crash_points, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_space, setup, teardown),
     };

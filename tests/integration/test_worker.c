@@ -706,19 +706,6 @@ static void test_dead_letters_full(void **state)
     worker_bed_stop(bed);
 }
 
-static void test_back_pressure(void **state)
-{
-    struct worker_bed *bed = *state;
-    worker_bed_trigger(bed, "t", "JOIN", NEVER, PASS, "t", "s");
-    worker_bed_trigger(bed, "e", "TRUE", "{}", EMIT_OUT, "t", "s");
-    worker_bed_publish(bed, "t", "s", 5000);
-    worker_bed_start(bed, NULL, NULL, "TRIGGERFLOW_SINK_MAX_SIZE=10");
-    worker_bed_settle(bed);
-    worker_bed_stop(bed);
-    assert_int_equal(worker_bed_counter(bed, "t"), 5000);
-    assert_int_equal(workspace_stream_length(&bed->workspace, "out"), 5000);
-}
-
 static void test_pending_actions(void **state)
 {
     struct worker_bed *bed = *state;
@@ -804,7 +791,6 @@ int main(int argc, char **argv)
         TEST(test_large_events),
         TEST(test_many_triggers),
         TEST(test_dead_letters_full),
-        TEST(test_back_pressure),
         TEST(test_pending_actions),
         TEST(test_usage),
         TEST(test_reload_signal),
