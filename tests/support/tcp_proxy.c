@@ -14,10 +14,10 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "tests/support/free_port.h"
 
 #define PAIRS 128
 #define CHUNK 65536
-#define PORT_TRIES 20
 
 enum { CLIENT, SERVER };
 
@@ -273,36 +273,21 @@ static void carry_out(struct tcp_proxy *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-static int bind_to(int port, int *ret_port)
+/* Only a port that was asked for by its number stays a socket's when it stops listening. */
+static int bind_somewhere(int *ret_port)
 {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int one = 1; /* else its own closed connections would keep it from listening again */
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
-        bind(fd, (struct sockaddr *)&address, len) < 0 ||
-        getsockname(fd, (struct sockaddr *)&address, &len) < 0) {
-        if (fd >= 0)
-            close(fd);
-        return -1;
-    }
-    *ret_port = ntohs(address.sin_port);
-    return fd;
-}
-
-/* Only a port that was asked for by its number is kept when listening ends: so it is looked for first. */
-static int bind_somewhere(struct tcp_proxy *p)
-{
-    for (int i = 0; i < PORT_TRIES; i++) {
-        int fd = bind_to(0, &p->port);
-        if (fd < 0)
-            return -1;
+    int port = free_port();
+    int fd = port > 0 ? socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0) : -1;
+    address.sin_port = htons((uint16_t)port);
+    if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
+                    bind(fd, (struct sockaddr *)&address, sizeof address) < 0)) {
         close(fd);
-        if ((p->listener = bind_to(p->port, &p->port)) >= 0)
-            return 0;
+        fd = -1;
     }
-    return -1;
+    *ret_port = port;
+    return fd;
 }
 
 int tcp_proxy_new(struct tcp_proxy **ret_proxy)
@@ -314,7 +299,8 @@ int tcp_proxy_new(struct tcp_proxy **ret_proxy)
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->turned, NULL);
     p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (p->wake_fd < 0 || bind_somewhere(p) < 0 || pthread_create(&p->thread, NULL, proxy_main, p) != 0) {
+    p->listener = bind_somewhere(&p->port);
+    if (p->wake_fd < 0 || p->listener < 0 || pthread_create(&p->thread, NULL, proxy_main, p) != 0) {
         perror("tcp_proxy");
         free(p);
         return -1;
