@@ -14,7 +14,7 @@ RUN make programs && make install-strip PREFIX=/usr DESTDIR=/dest
 FROM debian:bookworm-slim
 RUN apt-get update && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        ca-certificates libmicrohttpd12 libyaml-0-2 libjson-c5 libcurl4 libhiredis0.14 libssl3 libsqlite3-0 librdkafka1 && \
+        ca-certificates libmicrohttpd12 libyaml-0-2 libjson-c5 libcurl4 libhiredis0.14 libssl3 libsqlite3-0 librdkafka1 librabbitmq4 && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* && \
     groupadd --system --gid 10001 triggerflow && \
     useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/triggerflow --shell /usr/sbin/nologin triggerflow && \

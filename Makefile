@@ -19,9 +19,10 @@ V ?=
 SECONDS := 30
 
 PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev \
-                  libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev librdkafka-dev
-PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl python3 default-jre-headless maven
-PACKAGES_bench := redis-server redis-tools wrk
+                  libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev librdkafka-dev librabbitmq-dev
+PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl python3 default-jre-headless maven \
+                 rabbitmq-server
+PACKAGES_bench := redis-server redis-tools wrk rabbitmq-server
 PACKAGES_lint := clang-format clang-tidy
 PACKAGES_fuzz := clang libclang-rt-14-dev
 
@@ -44,7 +45,7 @@ CFLAGS += -g $(FLAGS) $(WARNINGS) $(if $(WERROR),-Werror) -fno-common -fstack-pr
           -pthread $(DEFINES) -MMD -MP
 LDFLAGS += -pie -Wl,-z,relro,-z,now -pthread $(filter -fsanitize%,$(FLAGS))
 EXTRA := $(if $(filter asan,$(SAN)),$(BUILD)/.ci/ubsan.o)
-LDLIBS := -lrdkafka -lsqlite3 -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
+LDLIBS := -lrdkafka -lrabbitmq -lsqlite3 -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
 
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
 programs = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))

@@ -48,7 +48,10 @@
 #define DELIVERY_LOOK (CLOCK_MS / 10)
 #define BEAT_EVERY (20 * CLOCK_MS)   /* while it waits for others: it is not the one that hangs */
 #define RECOUNT_EVERY (10 * CLOCK_S) /* dead letters, while they are full */
-#define INTERNAL_OVERFLOW_FACTOR 10  /* times sink_max_size */
+#define EVERYSEC_UNSURE                                                                                   \
+    (2 * CLOCK_S)                   /* Redis with appendfsync everysec: a second, and one for a busy disk \
+                                     */
+#define INTERNAL_OVERFLOW_FACTOR 10 /* times sink_max_size */
 
 struct checkpoint {
     struct worker *worker;
@@ -781,6 +784,8 @@ static int recover(struct checkpoint *c)
     crash_point("recovered");
     report_storage(w->report, NULL);
     report_durability(w->report, recovery.claim.durability, recovery.claim.durable);
+    w->unsure_ns =
+        !strcmp(recovery.claim.durability, "always") || !recovery.claim.durable ? 0 : EVERYSEC_UNSURE;
     c->epoch = c->catalog.epoch = recovery.claim.epoch;
     c->injection.epoch = c->epoch + 1;
     c->cut.dead_letter_bytes = recovery.dead_letter_bytes;

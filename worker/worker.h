@@ -47,6 +47,7 @@ struct worker {
     struct checkpoint *checkpoint;
     struct executor *executor;
     struct emissions *emissions;
+    uint64_t unsure_ns; /* for so long a commit may still be lost in a crash of the storage; after recovery */
     _Atomic uint64_t committed;  /* events of all sources but the internal one, in committed checkpoints */
     _Atomic uint64_t decisions;  /* sequence number of the last one (common/decision.h) */
     _Atomic uint64_t own_source; /* hash of the name of the event source through which the workflow itself is

@@ -62,6 +62,7 @@ struct consumed {
     struct chunk *chunks; /* a ring of a power of two */
     size_t chunks_capacity;
     uint64_t first_chunk;
+    uint64_t kept_chunk;      /* the first that is not forgotten; those before it are to be deleted */
     uint64_t unsettled_chunk; /* the first that is not settled */
     uint64_t last_chunk;
 };
@@ -324,28 +325,30 @@ static int write_chunk(const struct consumed *c, const char *source, uint64_t ep
     return 0;
 }
 
-static bool first_expires(const struct consumed *c, uint64_t now_ns)
+static bool next_expires(const struct consumed *c, uint64_t now_ns)
 {
-    return c->first_chunk < c->unsettled_chunk &&
-           (chunk_at(c, c->first_chunk)->until_ns <= now_ns || consumed_count(c) > c->max);
+    return c->kept_chunk < c->unsettled_chunk &&
+           (chunk_at(c, c->kept_chunk)->until_ns <= now_ns || consumed_count(c) > c->max);
 }
 
-bool consumed_expired(const struct consumed *consumed, uint64_t now_ns)
+void consumed_expire(struct consumed *consumed, uint64_t now_ns)
 {
-    return first_expires(consumed, now_ns);
-}
-
-static int expire(struct consumed *c, const char *source, uint64_t now_ns, struct changes *out)
-{
-    BUFFER_AUTO key = BUFFER_INIT;
-    for (unsigned i = 0; i < DELETES_AT_ONCE && first_expires(c, now_ns); i++) {
-        const struct chunk *chunk = chunk_at(c, c->first_chunk);
-        if (write_key(source, chunk->epoch, &key) < 0)
-            return -1;
-        changes_delete(out, STORAGE_CHECKPOINT, key.data, key.len);
+    struct consumed *c = consumed;
+    while (next_expires(c, now_ns)) {
+        const struct chunk *chunk = chunk_at(c, c->kept_chunk++);
         for (size_t n = chunk->n; n; n--)
             forget_first(c);
         c->settled -= chunk->n;
+    }
+}
+
+static int delete_expired(struct consumed *c, const char *source, struct changes *out)
+{
+    BUFFER_AUTO key = BUFFER_INIT;
+    for (unsigned i = 0; i < DELETES_AT_ONCE && c->first_chunk < c->kept_chunk; i++) {
+        if (write_key(source, chunk_at(c, c->first_chunk)->epoch, &key) < 0)
+            return -1;
+        changes_delete(out, STORAGE_CHECKPOINT, key.data, key.len);
         c->first_chunk++;
     }
     return 0;
@@ -356,7 +359,8 @@ void consumed_cut(struct consumed *consumed, struct source *source, uint64_t now
     struct consumed *c = consumed;
     struct changes *out = &source->changes[source->filling];
     tally_clear(&c->restored);
-    if (expire(c, source->name, now_ns, out) < 0)
+    consumed_expire(c, now_ns);
+    if (delete_expired(c, source->name, out) < 0)
         out->text.failed = true;
     if (!c->open)
         return;

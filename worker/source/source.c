@@ -573,8 +573,7 @@ int source_deliver(struct source *source, const struct cloudevent *event, const 
             return SOURCE_STOPPED;
         if (emissions_see(emissions, source, event->attribute[CE_ID].text, event->attribute[CE_ID].len) ==
             EMISSION_REPEAT) {
-            arena_add(&source->stats->duplicates, 1);
-            count_read(source, position);
+            source_drop(source, position);
             return 0;
         }
     }
@@ -594,6 +593,12 @@ void source_reject(struct source *source, const char *reason, const char *detail
                    const char *body, size_t body_len)
 {
     dead_letter(source, reason, detail, position, NULL, body, body_len);
+    count_read(source, position);
+}
+
+void source_drop(struct source *source, const uint64_t position[2])
+{
+    arena_add(&source->stats->duplicates, 1);
     count_read(source, position);
 }
 

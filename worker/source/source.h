@@ -188,6 +188,10 @@ int source_deliver(struct source *source, const struct cloudevent *event, const 
 void source_reject(struct source *source, const char *reason, const char *detail, const uint64_t position[2],
                    const char *body, size_t body_len);
 
+/* Leaves out a message that a checkpoint already contains: counted as a duplicate, and acknowledged with the
+ * next checkpoint. Requires: emit. */
+void source_drop(struct source *source, const uint64_t position[2]);
+
 /* Waits while too much is in flight, the dead letters are full or the workflow is paused; SOURCE_STOPPED when
  * the source is to stop. Not with the emit lock. */
 int source_wait_room(struct source *source);
