@@ -442,11 +442,13 @@ static void observe_trigger(const char *id, struct json_object *document, struct
 /* By its place in the stream; by its id when we have emitted it, as the place varies, or when all are. */
 static void observe_letter(const struct reference *r, struct json_object *document, struct facts *facts)
 {
+    const char *reason = text_of(document, "reason");
     struct json_object *event = NULL;
     json_object_object_get_ex(document, "event", &event);
-    bool ours = r->by_id || (event && find(r, text_of(event, "source")));
-    facts_add(facts, "letter %s %s", text_of(document, "reason"),
-              ours ? text_of(event, "id") : text_of(document, "position"));
+    if (!r->by_id && !(event && find(r, text_of(event, "source"))))
+        facts_add(facts, "letter %s %s", reason, text_of(document, "position"));
+    else
+        facts_add(facts, "letter %s %s", reason, strcmp(reason, "too_large") ? text_of(event, "id") : "");
 }
 
 /* keys:uuid-<id>:<epoch> fields hold 32 hex digits a key. */

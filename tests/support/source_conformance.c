@@ -14,8 +14,7 @@
 
 #include "tests/support/source_bed.h"
 #include "tests/support/source_crash.h"
-
-#define MIB (1u << 20)
+#include "tests/support/source_data.h"
 
 static struct source_world world;
 
@@ -24,6 +23,14 @@ static struct source_world world;
         printf("skipped: %s\n", (reason)); \
         skip();                            \
     } while (0)
+
+/* A case that says why it cannot be. */
+static void run(const char *(*of_world)(struct source_world *))
+{
+    const char *why = of_world(&world);
+    if (why)
+        SKIP(why);
+}
 
 static const char *const no_broker = "there is no connection to a broker";
 
@@ -291,6 +298,7 @@ static void test_away_at_commit(void **state)
     source_bed_free(bed);
 }
 
+/* The backlog is long, the worker slow, and it is killed over it. */
 static void test_slow(void **state)
 {
     static const char *const settings[] = {"TRIGGERFLOW_SINK_MAX_SIZE=7",
@@ -298,7 +306,13 @@ static void test_slow(void **state)
     struct source_bed *bed = source_bed_new(&world, "redis", false);
     (void)state;
     source_bed_start(bed, settings);
-    source_bed_publish(bed, source_mixed_event, 600);
+    for (unsigned i = 0; i < 20; i++)
+        source_bed_publish(bed, source_mixed_event, 30);
+    for (unsigned i = 0; i < 3; i++) {
+        long long before = source_bed_counter(bed, "count");
+        AWAIT_SOURCE(bed, source_bed_counter(bed, "count") > before || source_bed_settled(bed));
+        source_bed_kill(bed, settings);
+    }
     source_bed_finish(bed);
     source_bed_free(bed);
 }
@@ -347,82 +361,24 @@ static void test_stopped(void **state)
     source_bed_free(bed);
 }
 
+/* --- what comes: source_data.c --- */
+
 static void test_undecodable(void **state)
 {
     (void)state;
-    if (!world.driver->publish_undecodable)
-        SKIP("who publishes something invalid is told");
-    struct source_bed *bed = source_bed_new(&world, "redis", false);
-    source_bed_up(bed);
-    for (unsigned i = 0; i < 3; i++) {
-        source_bed_publish(bed, source_keyed_event, 50);
-        assert_int_equal(world.driver->publish_undecodable(&bed->queue), 0);
-        reference_refuse(bed->reference, "invalid_event");
-    }
-    source_bed_publish(bed, source_keyed_event, 50);
-    source_bed_finish(bed);
-    source_bed_free(bed);
+    run(source_data_undecodable);
 }
-
-static size_t data_max(void)
-{
-    size_t most = world.driver->data_max;
-    return most && most < MIB ? most : MIB;
-}
-
-static struct publication data_event(unsigned i, struct source_text *text)
-{
-    static char large[MIB + 1];
-    static const char *const data[] = {
-        "7",
-        "{\"text\":\"\xc5\xbelu\xc5\xa5ou\xc4\x8dk\xc3\xbd k\xc5\xaf\xc5\x88 \xe6\xbc\xa2\xe5\xad\x97\"}",
-        "{\"text\":\"\xf0\x9f\x98\x80\",\"\xf0\x9f\x94\x91\":\"\\ud83d\\ude00\"}",
-        "{\"text\":\"a\\u0000b\",\"quoted\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"}",
-        "[null,true,-0.5e-7,12345678901234567890,[],{}]",
-        "{}",
-        large,
-    };
-    struct publication p = source_event_make(text, i, "e.data", 1);
-    memset(large, 'x', sizeof large - 1);
-    memcpy(large, "[\"", 2);
-    memcpy(large + data_max() - 2, "\"]", 3);
-    p.data = data[i];
-    return p;
-}
-
-#define N_DATA 7
-
-static struct publication invalid_event(unsigned i, struct source_text *text)
-{
-    struct publication p = source_event_make(text, i, "e.data", 1);
-    static const char *const data[] = {"{\"text\":\"\xff\xfe\"}", "{\"text\":\"\xc0\x80\"}",
-                                       "{\"text\":\"\xed\xa0\x80\"}"};
-    p.data = data[i];
-    return p;
-}
-
-#define N_INVALID 3
 
 static void test_data(void **state)
 {
-    struct source_bed *bed = source_bed_new(&world, "redis", false);
     (void)state;
-    if (world.driver->under_supervisor)
-        source_bed_up(bed);
-    source_bed_publish_range(bed, data_event, 0, N_DATA, true);
-    if (!world.driver->under_supervisor)
-        source_bed_up(bed);
-    source_bed_settle(bed);
-    if (world.driver->refuses) {
-        printf("skipped: invalid UTF-8: who publishes something invalid is told\n");
-    } else {
-        source_bed_publish_range(bed, invalid_event, 0, N_INVALID, false);
-        for (unsigned i = 0; i < N_INVALID; i++)
-            reference_refuse(bed->reference, "invalid_event");
-    }
-    source_bed_publish(bed, source_ordered_event, 10);
-    source_bed_finish(bed);
-    source_bed_free(bed);
+    run(source_data_awkward);
+}
+
+static void test_too_large(void **state)
+{
+    (void)state;
+    run(source_data_too_large);
 }
 
 /* While a source waits for the triggers that an event may have by now, checkpoints go on: without what is
@@ -458,6 +414,9 @@ static void test_emit(void **state)
     struct source_bed *bed = source_bed_new(&world, "redis", false);
     (void)state;
     source_bed_up(bed);
+    source_data_limit(&world);
+    source_bed_publish_range(bed, source_back_data_event, 0, SOURCE_DATA, true);
+    bed->next = SOURCE_DATA;
     for (unsigned i = 0; i < 6; i++) {
         source_bed_publish(bed, source_back_event, 100);
         if (i == 2 && world.broker)
@@ -484,9 +443,7 @@ static void test_kills_sqlite(void **state)
 static void test_crash_points(void **state)
 {
     (void)state;
-    const char *why = source_crash_points(&world);
-    if (why)
-        SKIP(why);
+    run(source_crash_points);
 }
 
 /* --- all of them --- */
@@ -501,9 +458,10 @@ int source_conformance(const struct source_driver *driver, int argc, char **argv
         cmocka_unit_test(test_away_at_commit), cmocka_unit_test(test_server_killed),
         cmocka_unit_test(test_slow),           cmocka_unit_test(test_paused),
         cmocka_unit_test(test_stopped),        cmocka_unit_test(test_undecodable),
-        cmocka_unit_test(test_data),           cmocka_unit_test(test_no_trigger),
-        cmocka_unit_test(test_emit),           cmocka_unit_test(test_kills),
-        cmocka_unit_test(test_kills_sqlite),   cmocka_unit_test(test_crash_points),
+        cmocka_unit_test(test_data),           cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_no_trigger),     cmocka_unit_test(test_emit),
+        cmocka_unit_test(test_kills),          cmocka_unit_test(test_kills_sqlite),
+        cmocka_unit_test(test_crash_points),
     };
     char name[64];
     signal(SIGPIPE, SIG_IGN);
