@@ -181,7 +181,9 @@ static void exec_child(const struct rabbitmq_server *s, pid_t parent, const char
     set("RABBITMQ_DIST_PORT", "%d", s->dist_port);
     set("ERL_EPMD_PORT", "%d", s->epmd_port);
     set("ERL_EPMD_ADDRESS", "127.0.0.1");
-    set("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 2:2 +sbwt none -run file eval %s/count.erl", s->dir);
+    set("RABBITMQ_ALLOW_INPUT", "1"); /* so that the broker replaces the shell, and dies with the test */
+    set("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-noinput +S 2:2 +sbwt none -run file eval %s/count.erl",
+        s->dir);
     execv(argv[0], (char *const *)(uintptr_t)argv);
     _exit(127);
 }
@@ -204,21 +206,6 @@ static void end_process(pid_t *pid)
             continue;
     }
     *pid = 0;
-}
-
-/* The broker is a grandchild: the shell that starts it stays. */
-static pid_t read_pid(const struct rabbitmq_server *s)
-{
-    char path[128];
-    int pid = 0;
-    snprintf(path, sizeof path, "%s/pid", s->dir);
-    FILE *file = fopen(path, "r");
-    if (!file)
-        return 0;
-    if (fscanf(file, "%d", &pid) != 1)
-        pid = 0;
-    fclose(file);
-    return pid;
 }
 
 static int connect_to(int port)
@@ -247,23 +234,17 @@ static bool accepts(int port)
 int rabbitmq_server_start(struct rabbitmq_server *s)
 {
     char port[12];
-    char path[128];
     snprintf(port, sizeof port, "%d", s->epmd_port);
-    snprintf(path, sizeof path, "%s/pid", s->dir);
-    (void)unlink(path);
     if (s->epmd <= 0)
         s->epmd = spawn(s, (const char *[]){EPMD, "-port", port, "-address", "127.0.0.1", NULL});
     for (uint64_t end = clock_now_ns() + START_NS; !accepts(s->epmd_port) && clock_now_ns() < end;)
         nap();
-    s->shell = spawn(s, (const char *[]){SERVER, NULL});
-    for (uint64_t end = clock_now_ns() + START_NS; clock_now_ns() < end; nap()) {
-        s->pid = read_pid(s);
-        if (s->pid && accepts(s->count_port) && accepts(s->tls_port) && accepts(s->port))
+    s->pid = spawn(s, (const char *[]){SERVER, NULL});
+    for (uint64_t end = clock_now_ns() + START_NS; s->pid > 0 && clock_now_ns() < end; nap()) {
+        if (accepts(s->count_port) && accepts(s->tls_port) && accepts(s->port))
             return 0;
-        if (waitpid(s->shell, NULL, WNOHANG) == s->shell) {
-            s->shell = 0;
-            break;
-        }
+        if (waitpid(s->pid, NULL, WNOHANG) == s->pid)
+            s->pid = 0;
     }
     rabbitmq_server_kill(s);
     return complain("it does not start; see the log", s->dir);
@@ -288,14 +269,7 @@ void rabbitmq_server_kill(struct rabbitmq_server *s)
     if (s->counter >= 0)
         close(s->counter);
     s->counter = -1;
-    if (s->pid > 0) {
-        kill(s->pid, SIGKILL);
-        while (kill(s->pid, 0) == 0 && s->shell > 0 && waitpid(s->shell, NULL, WNOHANG) == 0)
-            nap(); /* the shell ends with it */
-        s->shell = s->pid == s->shell ? 0 : s->shell;
-    }
-    s->pid = 0;
-    end_process(&s->shell);
+    end_process(&s->pid);
 }
 
 void rabbitmq_server_freeze(struct rabbitmq_server *s, bool frozen)

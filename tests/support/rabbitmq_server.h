@@ -17,7 +17,6 @@
 
 struct rabbitmq_server {
     pid_t pid; /* of the broker; 0: not running */
-    pid_t shell;
     pid_t epmd;
     int port;
     int tls_port;
