@@ -307,7 +307,7 @@ static void test_slow(void **state)
     (void)state;
     source_bed_start(bed, settings);
     for (unsigned i = 0; i < 20; i++)
-        source_bed_publish(bed, source_mixed_event, 30);
+        source_bed_publish(bed, source_mixed_event, 150);
     for (unsigned i = 0; i < 3; i++) {
         long long before = source_bed_counter(bed, "count");
         AWAIT_SOURCE(bed, source_bed_counter(bed, "count") > before || source_bed_settled(bed));
