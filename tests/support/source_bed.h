@@ -48,7 +48,8 @@ struct source_bed {
     char api[96], control[96], crash_file[96];
     unsigned running_before;
     unsigned killed;
-    unsigned next; /* event to be made */
+    unsigned next;    /* event to be made */
+    char last_id[48]; /* of the one published before. Thread: whichever publishes */
     /* the publisher */
     pthread_t thread;
     source_events make;

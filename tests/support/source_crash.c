@@ -72,7 +72,7 @@ void source_crash_random(struct source_world *world, const char *backend, unsign
         events = EVENTS_LEAST;
     struct source_bed *bed = source_bed_new(world, backend, false);
     source_bed_start(bed, random_settings());
-    source_bed_publisher(bed, source_mixed_event, events);
+    source_bed_publisher(bed, world->driver->unsure_twins ? source_mixed_event : source_twin_event, events);
     for (unsigned i = 0; i < kills; i++) {
         source_bed_allow(bed, i + 1, kills);
         source_live();

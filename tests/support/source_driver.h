@@ -38,6 +38,8 @@ struct source_driver {
     /* What holds for the class. */
     bool ordered;          /* events are delivered first in the order in which they were published */
     bool deduplicates;     /* one that is published again (same source and id) is not counted again */
+    bool unsure_twins;     /* two messages in which nothing differs cannot always be told from one that comes
+                            * again: the long case has none */
     bool under_supervisor; /* events come through the supervisor, which then runs the worker and is the only
                             * broker: no proxy, no server to be killed */
     bool local;            /* there is no connection that could break: no proxy */

@@ -87,6 +87,11 @@ struct publication source_mixed_event(unsigned i, struct source_text *text)
     return kind < 124 ? source_ordered_event(i, text) : source_back_event(i, text);
 }
 
+struct publication source_twin_event(unsigned i, struct source_text *text)
+{
+    return source_mixed_event(i % 16 == 15 ? i - 1 : i, text);
+}
+
 /* --- settings --- */
 
 static uint64_t random_state = 1;

@@ -30,6 +30,8 @@ struct publication source_back_event(unsigned i, struct source_text *text);  /* 
 struct publication source_unwanted_event(unsigned i, struct source_text *text); /* has no trigger */
 struct publication source_mixed_event(unsigned i, struct source_text *text);    /* any but the last */
 
+struct publication source_twin_event(unsigned i, struct source_text *text); /* the same, some twice */
+
 uint64_t source_random(uint64_t below);
 /* From TRIGGERFLOW_SEED and TRIGGERFLOW_KILLS (200). */
 void source_read_settings(void);
