@@ -51,6 +51,7 @@ struct source_bed {
     unsigned next;    /* event to be made */
     char last_id[48]; /* of the one published before. Thread: whichever publishes */
     /* the publisher */
+    bool publishing;
     pthread_t thread;
     source_events make;
     unsigned first, total;
@@ -61,7 +62,7 @@ struct source_bed {
 /* A bed of the storage back end, empty; supervised: under a supervisor although the driver does not ask for
  * it. */
 struct source_bed *source_bed_new(struct source_world *world, const char *backend, bool supervised);
-void source_bed_free(struct source_bed *bed); /* kills what runs */
+void source_bed_free(struct source_bed *bed); /* kills what runs; NULL is fine */
 /* With named crash points; false: that is not built. Before the first life. */
 bool source_bed_crashes(struct source_bed *bed);
 void source_bed_show(const struct source_bed *bed);

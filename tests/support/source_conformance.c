@@ -163,9 +163,8 @@ static void test_redelivery(void **state)
     source_bed_free(bed);
 }
 
-/* Events come while the commit of those before them is under way: what is committed is acknowledged, and no
- * more.
- */
+/* Events come while the commit of those before them is under way: what is committed is acknowledged,
+ * and no more. */
 static void test_slow_storage(void **state)
 {
     const uint64_t delay =

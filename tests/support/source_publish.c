@@ -144,6 +144,7 @@ void source_bed_publisher(struct source_bed *bed, source_events make, unsigned n
     bed->total = n;
     bed->next += n;
     assert_int_equal(pthread_create(&bed->thread, NULL, publisher_main, bed), 0);
+    bed->publishing = true;
 }
 
 void source_bed_allow(struct source_bed *bed, unsigned part, unsigned parts)
@@ -155,6 +156,7 @@ void source_bed_publisher_join(struct source_bed *bed)
 {
     source_bed_allow(bed, 1, 1);
     pthread_join(bed->thread, NULL);
+    bed->publishing = false;
     if (atomic_load(&bed->failed))
         source_bed_show(bed);
     assert_false(atomic_load(&bed->failed));
