@@ -21,7 +21,7 @@ SECONDS := 30
 PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev \
                   libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev librdkafka-dev librabbitmq-dev
 PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl python3 default-jre-headless maven \
-                 rabbitmq-server
+                 rabbitmq-server python3-venv
 PACKAGES_bench := redis-server redis-tools wrk rabbitmq-server
 PACKAGES_lint := clang-format clang-tidy
 PACKAGES_fuzz := clang libclang-rt-14-dev
@@ -115,6 +115,11 @@ build/kafka/tried: .ci/kafka .ci/kafka.xml | build/packages.test
 	@.ci/kafka $(@D)
 	@touch $@
 
+# The servers for the tests of SQS, likewise.
+build/sqs/tried: .ci/sqs | build/packages.test
+	@.ci/sqs $(@D)
+	@touch $@
+
 # Installing. What is built is installed as it is: root does not build in another user's tree. The systemd units name
 # the folders that are chosen here; a configuration that is there stays.
 PREFIX := /usr/local
@@ -164,7 +169,7 @@ TEST_ENV_asan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGE
 TEST_ENV_tsan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-10} \
     TEST_WRAPPER="setarch -R" \
     TSAN_OPTIONS=log_path=@REPORTS@/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:$(SIGNALS)
-check: programs tests build/kafka/tried $(if $(SAN),,crash-programs)
+check: programs tests build/kafka/tried build/sqs/tried $(if $(SAN),,crash-programs)
 	@$(TEST_ENV_$(SAN)) tests/run $(BUILD)/check $(INTEGRATION_TESTS) $(UNIT_TESTS)
 check-asan check-tsan:
 	@$(MAKE) SAN=$(@:check-%=%) check

@@ -18,17 +18,21 @@
 #define MAX_MESSAGE 160
 #define SKEW_S 240 /* signatures are good for 5 minutes */
 
+struct link {
+    struct link *next, *previous;
+};
+
 struct aws_client {
     struct fetch_pool *pool;
     struct aws_credentials *credentials;
     char *service, *region, *endpoint, *host, *base_path, *tls_ca;
-    struct aws_call *calls;
-    unsigned round; /* of sending those that wait */
+    struct link calls; /* head of a ring */
+    unsigned round;    /* of sending those that wait */
 };
 
 struct aws_call {
+    struct link link; /* first */
     struct aws_client *client;
-    struct aws_call *next, *previous;
     char *operation, *method, *path, *query;
     struct buffer headers; /* names and values, NUL-terminated, in turn */
     size_t n_headers;
@@ -118,6 +122,7 @@ int aws_client_new(const struct aws_client_options *options, struct fetch_pool *
     if (!c)
         return error_set(err, ERROR_MEMORY, "out of memory");
     c->pool = pool;
+    c->calls.next = c->calls.previous = &c->calls;
     if (fill(c, options, err) < 0) {
         aws_client_free(c);
         return -1;
@@ -130,8 +135,10 @@ void aws_client_free(struct aws_client *client)
 {
     if (!client)
         return;
-    while (client->calls)
-        aws_call_cancel(client->calls);
+    for (struct link *link = client->calls.next, *next; link != &client->calls; link = next) {
+        next = link->next;
+        aws_call_cancel((struct aws_call *)link);
+    }
     aws_credentials_free(client->credentials);
     free(client->service);
     free(client->region);
@@ -162,12 +169,8 @@ static void call_free(struct aws_call *call)
 
 static void unlink_call(struct aws_call *call)
 {
-    if (call->next)
-        call->next->previous = call->previous;
-    if (call->previous)
-        call->previous->next = call->next;
-    else
-        call->client->calls = call->next;
+    call->link.next->previous = call->link.previous;
+    call->link.previous->next = call->link.next;
 }
 
 void aws_call_cancel(struct aws_call *call)
@@ -472,24 +475,31 @@ static int send_call(struct aws_call *call, struct error *err)
     return r < 0 ? -1 : 0;
 }
 
+static struct aws_call *find_waiting(struct aws_client *c)
+{
+    for (struct link *link = c->calls.next; link != &c->calls; link = link->next) {
+        struct aws_call *call = (struct aws_call *)link;
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what is freed has left the ring */
+        if (!call->fetch && call->round != c->round)
+            return call;
+    }
+    return NULL;
+}
+
 /* Callbacks may start and cancel calls: the list is looked through anew after each. */
 static void on_credentials(void *data)
 {
     struct aws_client *c = data;
+    struct aws_call *call;
     c->round++;
-    for (struct aws_call *call = c->calls; call;) {
+    while ((call = find_waiting(c))) {
         struct aws_answer a = {.outcome = AWS_RETRY};
-        if (call->fetch || call->round == c->round) {
-            call = call->next;
-            continue;
-        }
         call->round = c->round;
-        if (send_call(call, &a.error) < 0) {
-            if (a.error.code == ERROR_REFUSED)
-                a.outcome = AWS_REFUSED;
-            finish(call, &a);
-        }
-        call = c->calls;
+        if (send_call(call, &a.error) == 0)
+            continue;
+        if (a.error.code == ERROR_REFUSED)
+            a.outcome = AWS_REFUSED;
+        finish(call, &a);
     }
 }
 
@@ -534,10 +544,9 @@ int aws_call_start(struct aws_client *client, const struct aws_request *request,
         call_free(call);
         return -1;
     }
-    call->next = client->calls;
-    if (call->next)
-        call->next->previous = call;
-    client->calls = call;
+    call->link = (struct link){&client->calls, client->calls.previous};
+    call->link.previous->next = &call->link;
+    client->calls.previous = &call->link;
     if (ret_call)
         *ret_call = call;
     return 0;

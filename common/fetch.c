@@ -128,8 +128,10 @@ void fetch_pool_free(struct fetch_pool *pool)
 {
     if (!pool)
         return;
-    while (pool->active)
-        fetch_cancel(pool->active);
+    for (struct fetch *fetch = pool->active, *next; fetch; fetch = next) {
+        next = fetch->next;
+        fetch_cancel(fetch);
+    }
     while (pool->idle) {
         struct fetch *next = pool->idle->next;
         fetch_free(pool->idle);

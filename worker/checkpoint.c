@@ -194,6 +194,16 @@ uint64_t checkpoint_reloads(struct checkpoint *checkpoint)
     return begun;
 }
 
+bool checkpoint_reloaded(struct checkpoint *checkpoint, uint64_t mark)
+{
+    pthread_mutex_lock(&checkpoint->lock);
+    bool done = checkpoint->reloads_done > mark;
+    pthread_mutex_unlock(&checkpoint->lock);
+    if (!done)
+        checkpoint_reload(checkpoint);
+    return done;
+}
+
 void checkpoint_fenced(struct checkpoint *checkpoint, const struct error *err)
 {
     pthread_mutex_lock(&checkpoint->lock);

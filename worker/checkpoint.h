@@ -41,6 +41,8 @@ bool checkpoint_ended(const struct checkpoint *checkpoint, int *ret_exit_status)
 void checkpoint_changed(struct checkpoint *checkpoint);
 /* Reloads of the triggers begun so far. Thread: any. */
 uint64_t checkpoint_reloads(struct checkpoint *checkpoint);
+/* Whether one that began after `mark` of them has ended; asks for it when not. Thread: any. */
+bool checkpoint_reloaded(struct checkpoint *checkpoint, uint64_t mark);
 /* The storage has refused a write as another writer's: the worker ends as after a fenced commit. Thread:
  * source. */
 void checkpoint_fenced(struct checkpoint *checkpoint, const struct error *err);

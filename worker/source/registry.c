@@ -8,10 +8,11 @@ extern const struct source_type source_http;
 extern const struct source_type source_internal;
 extern const struct source_type source_rabbitmq;
 extern const struct source_type source_redis;
+extern const struct source_type source_sqs;
 extern const struct source_type source_kafka;
 
 static const struct source_type *const types[] = {
-    &source_http, &source_internal, &source_rabbitmq, &source_redis, &source_kafka,
+    &source_http, &source_internal, &source_rabbitmq, &source_redis, &source_sqs, &source_kafka,
 };
 
 const struct source_type *source_find(const char *class_name, size_t len)

@@ -538,10 +538,10 @@ static void dead_letter(struct source *s, const char *reason, const char *detail
     arena_add(&s->stats->dead_letters, 1);
 }
 
-static bool has_route(const struct source *s, const struct cloudevent *event)
+bool source_routes(const struct source *source, const struct cloudevent *event)
 {
     const struct route *routes[ROUTE_MAX_LISTS];
-    return router_match(s->router, event, routes) > 0;
+    return router_match(source->router, event, routes) > 0;
 }
 
 /* Lets the batch so far go and waits for triggers that were stored meanwhile. */
@@ -568,7 +568,7 @@ int source_deliver(struct source *source, const struct cloudevent *event, const 
     }
     if (emissions_any(emissions)) {
         /* Checkpoints commit without this event while it waits, so it must not be remembered as seen yet. */
-        waited = !has_route(source, event);
+        waited = !source_routes(source, event);
         if (waited && wait_triggers(source))
             return SOURCE_STOPPED;
         if (emissions_see(emissions, source, event->attribute[CE_ID].text, event->attribute[CE_ID].len) ==

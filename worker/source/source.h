@@ -175,6 +175,9 @@ void source_cancel_batch(struct source *source);
 /* Whether source_deliver of this event would not wait for shards, whichever they are. Requires: emit. */
 bool source_fits(struct source *source, const struct cloudevent *event);
 
+/* Whether a trigger matches: source_deliver would not wait for a reload. Requires: emit. */
+bool source_routes(const struct source *source, const struct cloudevent *event);
+
 /* Routes one event, waiting for room in the rings, and, when nothing matches, for a reload of the triggers;
  * an event without a trigger, or that has killed the worker too often, becomes a dead letter. The lock is
  * given up and taken again while waiting for a reload, so the caller's position must be that of the event
