@@ -297,6 +297,36 @@ static void test_away_at_commit(void **state)
     source_bed_free(bed);
 }
 
+/* There is another connection already when the commit of what came over the earlier one is answered: that
+ * allows to acknowledge nothing of what came over the new one. */
+static void test_reconnected_at_commit(void **state)
+{
+    const uint64_t delay = 300 * CLOCK_MS;
+    (void)state;
+    if (!world.broker)
+        SKIP(no_broker);
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    for (unsigned i = 0; i < 3; i++) {
+        source_bed_up(bed);
+        source_bed_publish(bed, source_keyed_event, 300);
+        source_bed_settle(bed);
+        long long before = source_bed_counter(bed, "count");
+        tcp_proxy_delay(world.storage, delay);
+        source_bed_publish(bed, source_keyed_event, 100);
+        AWAIT_SOURCE(bed, source_bed_counter(bed, "count") > before);
+        uint64_t answered = clock_now_ns() + delay;
+        tcp_proxy_cut(world.broker);
+        source_bed_publish(bed, source_keyed_event, 400);
+        while (clock_now_ns() < answered + delay / 2) /* and before the next commit */
+            wait_moment();
+        process_kill(&bed->process, SIGKILL);
+        tcp_proxy_reset(world.storage);
+    }
+    source_bed_up(bed);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
 /* The backlog is long, the worker slow, and it is killed over it. */
 static void test_slow(void **state)
 {
@@ -454,13 +484,13 @@ int source_conformance(const struct source_driver *driver, int argc, char **argv
         cmocka_unit_test(test_resume_sqlite),  cmocka_unit_test(test_duplicates),
         cmocka_unit_test(test_redelivery),     cmocka_unit_test(test_slow_storage),
         cmocka_unit_test(test_away_at_start),  cmocka_unit_test(test_away_in_the_middle),
-        cmocka_unit_test(test_away_at_commit), cmocka_unit_test(test_server_killed),
-        cmocka_unit_test(test_slow),           cmocka_unit_test(test_paused),
-        cmocka_unit_test(test_stopped),        cmocka_unit_test(test_undecodable),
-        cmocka_unit_test(test_data),           cmocka_unit_test(test_too_large),
-        cmocka_unit_test(test_no_trigger),     cmocka_unit_test(test_emit),
-        cmocka_unit_test(test_kills),          cmocka_unit_test(test_kills_sqlite),
-        cmocka_unit_test(test_crash_points),
+        cmocka_unit_test(test_away_at_commit), cmocka_unit_test(test_reconnected_at_commit),
+        cmocka_unit_test(test_server_killed),  cmocka_unit_test(test_slow),
+        cmocka_unit_test(test_paused),         cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_undecodable),    cmocka_unit_test(test_data),
+        cmocka_unit_test(test_too_large),      cmocka_unit_test(test_no_trigger),
+        cmocka_unit_test(test_emit),           cmocka_unit_test(test_kills),
+        cmocka_unit_test(test_kills_sqlite),   cmocka_unit_test(test_crash_points),
     };
     char name[64];
     signal(SIGPIPE, SIG_IGN);
