@@ -84,7 +84,7 @@ static const char *const crash_points[] = {"delivered", NULL};
 static const struct source_driver driver = {.name = "rabbitmq",
                                             .ordered = true,
                                             .unsure_twins = true,
-                                            .events = 100000,
+                                            .events = 40000,
                                             .crash_points = crash_points,
                                             .start = start,
                                             .stop = stop,

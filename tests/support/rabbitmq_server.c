@@ -91,7 +91,7 @@ static const char definitions[] =
     "\"permissions\":[" PERMISSION("/") "," PERMISSION(RABBITMQ_OTHER_VHOST) "]}\n";
 
 /* Runs within the broker: answers "vhost|queue" with the number of its messages; "|" when everything about
- * queues is on the disk, which the broker itself does seconds later. */
+ * queues is on the disk, which the broker itself does seconds later; "!|block", "!|pass" when it is so. */
 static const char count[] =
     "spawn(fun() ->\n"
     "  {ok, L} = gen_tcp:listen(%d, [binary, {ip, {127, 0, 0, 1}}, {packet, line}, {active, false},\n"
@@ -102,6 +102,10 @@ static const char count[] =
     "        [VHost, Queue] = binary:split(string:trim(Line), <<\"|\">>),\n"
     "        Answer = try\n"
     "          Queue =:= <<>> andalso throw(mnesia:sync_log()),\n"
+    "          Alarm = {resource_limit, memory, node()},\n"
+    "          {VHost, Queue} =:= {<<\"!\">>, <<\"block\">>} andalso throw(rabbit_alarm:set_alarm({Alarm, "
+    "[]})),\n"
+    "          {VHost, Queue} =:= {<<\"!\">>, <<\"pass\">>} andalso throw(rabbit_alarm:clear_alarm(Alarm)),\n"
     "          {ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(VHost, queue, Queue)),\n"
     "          [{messages, N}] = rabbit_amqqueue:info(Q, [messages]),\n"
     "          integer_to_list(N)\n"
@@ -460,6 +464,11 @@ int rabbitmq_server_publish(struct rabbitmq_server *s, const char *queue, const 
     if (r)
         rabbitmq_server_disconnect(s);
     return r ? complain("publish", queue) : 0;
+}
+
+int rabbitmq_server_block(struct rabbitmq_server *s, bool blocked)
+{
+    return ask(s, "!", blocked ? "block" : "pass") ? complain("block", s->dir) : 0;
 }
 
 char *rabbitmq_server_get(struct rabbitmq_server *s, const char *queue)

@@ -56,6 +56,9 @@ struct rabbitmq_body {
 int rabbitmq_server_publish(struct rabbitmq_server *server, const char *queue,
                             const struct rabbitmq_body *bodies, size_t n,
                             const amqp_basic_properties_t *properties);
+/* Tells the broker that it is short of memory: it blocks the connections that publish; and the end of that.
+ */
+int rabbitmq_server_block(struct rabbitmq_server *server, bool blocked);
 /* Takes a message out of the queue; its body (malloc), NULL: there is none. */
 char *rabbitmq_server_get(struct rabbitmq_server *server, const char *queue);
 /* Messages in the queue, those that are handed out and not acknowledged included; -1: no such queue, or no

@@ -1,7 +1,8 @@
 /* Invariants: ids have ordinals, which only grow; remembered are [first, last), the last `open` of them are
  * of the open chunk. They lie in blocks, found by their ordinal modulo POSITIONS. The index has one slot for
  * each distinct identity, which names the position (plus 1; 0: empty) of its last occurrence; `extra` counts
- * the others. So the slot of an identity goes with its last occurrence, whose position it names.
+ * the others. So the slot of an identity goes with its last occurrence, whose position it names. Occurrences
+ * from `begun` on are of this connection; where an identity has more than one, `fresh` counts those of them.
  *
  * The index consists of parts that grow one by one, so that no second copy of all of it is ever needed; an
  * id is hashed anew under a random seed, so that nobody who chooses messages can choose collisions. */
@@ -52,11 +53,13 @@ struct consumed {
     struct consumed_id **blocks; /* BLOCKS */
     uint64_t first;
     uint64_t last;
+    uint64_t begun; /* the connection */
     size_t open;
     size_t settled; /* ids in settled chunks */
     struct part parts[PARTS];
     struct tally extra;
-    struct tally taken;
+    struct tally fresh;
+    struct tally taken;    /* of the others */
     struct tally restored; /* epochs, until the first checkpoint */
     uint64_t restored_epoch;
     struct chunk *chunks; /* a ring of a power of two */
@@ -81,6 +84,7 @@ int consumed_new(const char *creation, size_t max, struct consumed **ret_consume
     if (getrandom(&c->index, sizeof c->index, 0) != sizeof c->index)
         c->index = (uint64_t)(uintptr_t)c;
     tally_init(&c->extra, c->index);
+    tally_init(&c->fresh, c->index);
     tally_init(&c->taken, c->index);
     tally_init(&c->restored, c->index);
     *ret_consumed = c;
@@ -96,6 +100,7 @@ void consumed_free(struct consumed *consumed)
     for (unsigned i = 0; i < PARTS; i++)
         free(consumed->parts[i].slots);
     tally_clear(&consumed->extra);
+    tally_clear(&consumed->fresh);
     tally_clear(&consumed->taken);
     tally_clear(&consumed->restored);
     free(consumed->blocks);
@@ -125,6 +130,11 @@ static uint64_t mix(const struct consumed *c, const struct consumed_id *id)
 static uint32_t position_of(uint64_t ordinal)
 {
     return (uint32_t)(ordinal & (POSITIONS - 1));
+}
+
+static uint64_t ordinal_of(const struct consumed *c, uint32_t position)
+{
+    return c->first + ((position - position_of(c->first)) & (POSITIONS - 1));
 }
 
 static struct consumed_id *id_at(const struct consumed *c, uint32_t position)
@@ -211,7 +221,8 @@ int consumed_reserve(struct consumed *consumed, const struct consumed_id *id, st
     if (consumed_count(c) >= POSITIONS - BLOCK)
         return error_set(err, ERROR_LIMIT, "%zu messages wait for their acknowledgement", consumed_count(c));
     if ((!*block && !(*block = malloc(BLOCK * sizeof **block))) ||
-        part_reserve(c, part_of(c, mix(c, id))) < 0 || tally_reserve(&c->extra) < 0)
+        part_reserve(c, part_of(c, mix(c, id))) < 0 || tally_reserve(&c->extra) < 0 ||
+        tally_reserve(&c->fresh) < 0)
         return error_set(err, ERROR_MEMORY, "out of memory for the identities of %zu messages",
                          consumed_count(c));
     return 0;
@@ -225,10 +236,14 @@ void consumed_add(struct consumed *consumed, const struct consumed_id *id)
     struct part *p = part_of(c, hash);
     assert(c->blocks[position / BLOCK] && p->slots);
     uint32_t slot = find(c, p, hash, id);
-    if (p->slots[slot])
+    if (p->slots[slot]) {
+        if (!tally_get(&c->extra, id) && ordinal_of(c, p->slots[slot] - 1) >= c->begun)
+            tally_add(&c->fresh, id); /* the one that was alone */
+        tally_add(&c->fresh, id);
         tally_add(&c->extra, id);
-    else
+    } else {
         p->used++;
+    }
     *id_at(c, position) = *id;
     p->slots[slot] = position + 1;
     c->open++;
@@ -244,7 +259,14 @@ bool consumed_has(const struct consumed *consumed, const struct consumed_id *id)
 int consumed_take(struct consumed *consumed, const struct consumed_id *id, struct error *err)
 {
     struct consumed *c = consumed;
-    if (!consumed_has(c, id) || tally_get(&c->taken, id) > tally_get(&c->extra, id))
+    uint64_t hash = mix(c, id);
+    const struct part *p = part_of(c, hash);
+    uint32_t slot = p->used ? find(c, p, hash, id) : 0;
+    if (!p->used || !p->slots[slot])
+        return CONSUMED_NEW;
+    uint64_t n = tally_get(&c->extra, id) + 1;
+    uint64_t fresh = n > 1 ? tally_get(&c->fresh, id) : ordinal_of(c, p->slots[slot] - 1) >= c->begun;
+    if (n - fresh <= tally_get(&c->taken, id))
         return CONSUMED_NEW;
     if (tally_reserve(&c->taken) < 0)
         return error_set(err, ERROR_MEMORY, "out of memory");
@@ -254,19 +276,24 @@ int consumed_take(struct consumed *consumed, const struct consumed_id *id, struc
 
 void consumed_rewind(struct consumed *consumed)
 {
+    tally_clear(&consumed->fresh);
     tally_clear(&consumed->taken);
+    consumed->begun = consumed->last;
 }
 
 static void forget_first(struct consumed *c)
 {
-    uint32_t position = position_of(c->first++);
+    bool fresh = c->first >= c->begun;
+    uint32_t position = position_of(c->first);
     const struct consumed_id *id = id_at(c, position);
     uint64_t hash = mix(c, id);
     struct part *p = part_of(c, hash);
-    uint32_t slot = find(c, p, hash, id);
+    tally_take(fresh ? &c->fresh : &c->taken, id); /* the oldest comes again first: it is the one taken */
     if (!tally_take(&c->extra, id))
-        part_remove(c, p, slot);
-    tally_take(&c->taken, id); /* the oldest comes again first: it is one that was taken */
+        part_remove(c, p, find(c, p, hash, id));
+    else if (!tally_get(&c->extra, id)) /* one is left, whose place says what it is */
+        tally_take(&c->fresh, id);
+    c->first++;
     if (position % BLOCK == BLOCK - 1) {
         free(c->blocks[position / BLOCK]);
         c->blocks[position / BLOCK] = NULL;

@@ -11,9 +11,10 @@
  *
  * Two equal identities are two messages: occurrences are counted. consumed_has() is for classes whose
  * messages have ids of their own (a message is known or it is not); consumed_take() is for those that have
- * none and cannot tell twins apart, but know which deliveries are repeated: each occurrence is taken once on
- * a connection, so that what was consumed twice and comes again twice is dropped twice, and the third is
- * news. A new connection begins anew (consumed_rewind), as everything unacknowledged comes again on it.
+ * none and cannot tell twins apart, but know which deliveries are repeated: each occurrence of an earlier
+ * connection is taken once, so that what was consumed twice and comes again twice is dropped twice, and the
+ * third is news. What was consumed on this connection does not come again on it. A new connection begins anew
+ * (consumed_rewind), as everything unacknowledged comes again on it.
  *
  * A crash between any two lines:
  *   after the event was delivered to its shards, before consumed_add or the commit
@@ -73,7 +74,8 @@ int consumed_reserve(struct consumed *consumed, const struct consumed_id *id, st
 /* The event was delivered (or dead-lettered): its identity goes into the same epoch. */
 void consumed_add(struct consumed *consumed, const struct consumed_id *id);
 bool consumed_has(const struct consumed *consumed, const struct consumed_id *id);
-/* Whether there is an occurrence that was not taken since consumed_rewind; it is now. Errors: ERROR_MEMORY
+/* Whether there is an occurrence from before consumed_rewind that was not taken since; it is now. Errors:
+ * ERROR_MEMORY
  * (-1): it is there, and not taken. */
 enum { CONSUMED_NEW = 0, CONSUMED_TAKEN = 1 };
 int consumed_take(struct consumed *consumed, const struct consumed_id *id, struct error *err);

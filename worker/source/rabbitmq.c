@@ -57,8 +57,7 @@
 #include "worker/source/rabbitmq_sink.h"
 #include "worker/worker.h"
 
-#define PREFETCH 1000
-#define PREFETCH_UNSURE 50000 /* where acknowledgements wait for the storage's disk */
+#define PREFETCH_UNSURE 50000 /* at least, where acknowledgements wait for the storage's disk */
 #define CONNECT_TIMEOUT (5 * CLOCK_S)
 #define RETRY_FIRST (100 * CLOCK_MS)
 #define RETRY_LONGEST (5 * CLOCK_S)
@@ -355,7 +354,8 @@ static void back_off(struct source *source, const struct error *err)
 
 static unsigned prefetch(const struct source *source)
 {
-    return source->worker->unsure_ns ? PREFETCH_UNSURE : PREFETCH;
+    unsigned wanted = (unsigned)((const struct rabbitmq_source *)source->state)->parameters.prefetch;
+    return source->worker->unsure_ns && wanted < PREFETCH_UNSURE ? PREFETCH_UNSURE : wanted;
 }
 
 /* A new connection: no tag of an earlier one means anything, and whatever was not acknowledged comes again.

@@ -9,9 +9,11 @@
 
 #define SHORT_TEXT 255 /* bytes of an AMQP short string */
 #define HEARTBEAT_MAX 65535
+#define PREFETCH 1000
+#define PREFETCH_MAX 65535
 
-const char *const rabbitmq_parameters_known[] = {"amqp_url", "queue",      "tls_ca", "tls_cert",
-                                                 "tls_key",  "tls_verify", NULL};
+const char *const rabbitmq_parameters_known[] = {"amqp_url", "queue",      "tls_ca",   "tls_cert",
+                                                 "tls_key",  "tls_verify", "prefetch", NULL};
 
 static int wrong(const char *name, const struct json_value *value, const char *wanted, struct error *err)
 {
@@ -211,6 +213,17 @@ static int read_bool(const struct json_value *json, const char *name, bool fallb
     return 0;
 }
 
+static int read_prefetch(const struct json_value *json, int *ret_prefetch, struct error *err)
+{
+    struct json_value value;
+    int64_t number = PREFETCH;
+    if (json_member(json, "prefetch", &value) && value.type != JSON_NULL &&
+        (value.type != JSON_NUMBER || !json_integer(&value, &number) || number < 1 || number > PREFETCH_MAX))
+        return wrong("prefetch", &value, "a number from 1 to 65535", err);
+    *ret_prefetch = (int)number;
+    return 0;
+}
+
 static int check(const struct rabbitmq_parameters *p, struct error *err)
 {
     if (!p->queue[0] || strlen(p->queue) > SHORT_TEXT)
@@ -238,7 +251,8 @@ int rabbitmq_parameters_read(const struct json_value *json, struct rabbitmq_para
         read_text(json, "tls_ca", "", &p.tls_ca, err) < 0 ||
         read_text(json, "tls_cert", "", &p.tls_cert, err) < 0 ||
         read_text(json, "tls_key", "", &p.tls_key, err) < 0 ||
-        read_bool(json, "tls_verify", true, &p.tls_verify, err) < 0 || check(&p, err) < 0) {
+        read_bool(json, "tls_verify", true, &p.tls_verify, err) < 0 ||
+        read_prefetch(json, &p.prefetch, err) < 0 || check(&p, err) < 0) {
         free(url);
         rabbitmq_parameters_done(&p);
         return -1;

@@ -1,7 +1,8 @@
 /* The parameters of a RabbitMQEventSource, for reading from it and publishing to it.
  *
  *     {"amqp_url","queue"} as in the original client, and, all optional: "tls_ca", "tls_cert", "tls_key"
- * (files), "tls_verify" (bool, default true: the server's certificate and name must be right).
+ * (files), "tls_verify" (bool, default true: the server's certificate and name must be right), "prefetch"
+ * (default 1000: messages that may be handed out and not acknowledged).
  *
  * amqp_url is amqp[s]://[user[:password]@][host][:port][/vhost][?heartbeat=SECONDS] (the AMQP URI scheme of
  * RabbitMQ's documentation, as pika reads it: without a virtual host, or with an empty one, it is /; what a
@@ -17,6 +18,7 @@ struct json_value;
 struct rabbitmq_parameters {
     char *user, *password, *host, *vhost, *queue, *tls_ca, *tls_cert, *tls_key; /* owned; never NULL */
     int port;
+    int prefetch;
     int heartbeat; /* seconds; 0: none; -1: as we like it */
     bool tls;
     bool tls_verify;
