@@ -51,6 +51,13 @@ struct config {
     int64_t max_event_bytes;        /* 1 MiB */
     int64_t trigger_refresh_ns;     /* 5 s */
     int64_t max_pending_actions;    /* 10000 */
+    int64_t max_in_flight;          /* invocations at a time; 0: any number */
+    int64_t max_in_flight_per_host; /* likewise */
+    int64_t rate;                   /* attempts a second; 0: any number */
+    int64_t rate_per_host;          /* likewise */
+    int64_t max_answer_bytes;       /* 256 KiB */
+    char *secret_directory;         /* "": no file holds a secret */
+    char *secret_variable_prefix;   /* "": no variable does */
     int64_t dead_letter_max_bytes;  /* 256 MiB */
     int64_t event_log_max_bytes;    /* 1 GiB */
     int64_t duplicate_window_ns;    /* 10 min; 0: repetitions are not recognised */

@@ -9,6 +9,7 @@
 
 #include "common/buffer.h"
 #include "common/clock.h"
+#include "common/cloudevent.h"
 #include "common/config.h"
 #include "common/error.h"
 #include "common/ipc.h"
@@ -28,6 +29,7 @@
 #include "worker/recovery.h"
 #include "worker/report.h"
 #include "worker/request.h"
+#include "worker/router.h"
 #include "worker/shard.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
@@ -70,6 +72,7 @@ struct checkpoint {
     struct doorbell bell;
     _Atomic bool changed;
     _Atomic bool intent_waits;
+    _Atomic bool answer_waits;
     _Atomic bool reload_wanted;
     _Atomic bool storage_changed;
     _Atomic bool stop_wanted;
@@ -82,7 +85,11 @@ struct checkpoint {
     uint64_t reloads_begun;   /* Requires: lock */
     uint64_t reloads_done;    /* Requires: lock. The newest reload that has ended was this one */
     char adopt[64];           /* Requires: lock */
-    struct intent *completed; /* Requires: lock */
+    /* Intents that have ended, in that order; those with an event for the workflow apart. Requires: lock */
+    struct intent *completed;
+    struct intent **completed_end;
+    struct intent *answered;
+    struct intent **answered_end;
     _Atomic bool fenced;      /* an event source has been told so */
     struct error fence;       /* Requires: lock */
 
@@ -96,7 +103,6 @@ struct checkpoint {
     uint64_t reload_not_before_ns;
     uint64_t armed_epoch; /* the last committed when the watch was armed last */
     struct cut cut;
-    struct intent *taken; /* completed intents in the epoch under way */
     uint64_t recount_ns;
     bool due;             /* an epoch is */
     uint64_t due_ns;      /* since when: what comes within an interval shares the epoch */
@@ -133,11 +139,16 @@ void checkpoint_cut_done(struct checkpoint *checkpoint)
 
 void checkpoint_completed(struct checkpoint *checkpoint, struct intent *intent)
 {
+    bool answered = intent->event;
+    struct intent ***end = answered ? &checkpoint->answered_end : &checkpoint->completed_end;
+    intent->next = NULL;
     pthread_mutex_lock(&checkpoint->lock);
-    intent->next = checkpoint->completed;
-    checkpoint->completed = intent;
+    **end = intent;
+    *end = &intent->next;
     pthread_mutex_unlock(&checkpoint->lock);
     checkpoint_changed(checkpoint);
+    if (answered && !atomic_exchange(&checkpoint->answer_waits, true))
+        doorbell_ring(&checkpoint->bell);
 }
 
 void checkpoint_stop(struct checkpoint *checkpoint, uint64_t deadline_ns)
@@ -325,34 +336,66 @@ static void wait_cuts(struct checkpoint *c)
 
 /* --- the epoch: what is to be written --- */
 
-static void collect_completed(struct checkpoint *c)
+/* What an invocation tells the workflow. Nobody need wait for a failure. */
+static void emit_event(struct checkpoint *c, const struct intent *intent, uint64_t epoch)
 {
-    pthread_mutex_lock(&c->lock);
-    c->taken = c->completed;
-    c->completed = NULL;
-    pthread_mutex_unlock(&c->lock);
-    struct intent **link = &c->taken;
-    struct intent *later = NULL;
-    while (*link) {
-        struct intent *intent = *link;
-        if (strtoull(intent->field, NULL, 10) > c->epoch + 1) { /* started at once, and not in this cut */
-            *link = intent->next;
-            intent->next = later;
-            later = intent;
+    const struct route *routes[ROUTE_MAX_LISTS];
+    struct cloudevent event;
+    struct error err;
+    cloudevent_unpack(intent->event, &event);
+    if (intent->event_optional && !router_match(atomic_load(&c->worker->router), &event, routes))
+        return;
+    if (internal_emit(c->worker->internal, &event, epoch, &err) < 0)
+        abort(); /* it would be lost: start again from the last checkpoint */
+}
+
+/* Writes the end of intents into the epoch to come, or the one being gathered, and frees them: all of it, the
+ * removal from the outbox, the dead letter and the event, is in one transaction. Returns how many. */
+static size_t write_ends(struct checkpoint *c, struct intent *list, uint64_t epoch)
+{
+    size_t n = 0;
+    while (list) {
+        struct intent *intent = list;
+        list = intent->next;
+        if (strtoull(intent->field, NULL, 10) > epoch) { /* started at once, and not in this cut */
+            checkpoint_completed(c, intent);
             continue;
         }
+        n++;
         changes_delete(&c->cut.changes, STORAGE_OUTBOX, intent->field, strlen(intent->field));
         if (intent->given_up)
             outbox_dead_letter(intent, &c->cut.changes);
+        if (intent->event)
+            emit_event(c, intent, epoch);
         emissions_complete(c->worker->emissions, intent->key, intent->final_position,
                            intent->given_up || (!intent->replayed && intent->attempts == 1));
-        link = &intent->next;
+        crash_point("end_written");
+        intent_free(intent);
     }
-    while (later) {
-        struct intent *next = later->next;
-        checkpoint_completed(c, later);
-        later = next;
-    }
+    return n;
+}
+
+static struct intent *take_list(struct checkpoint *c, struct intent **list, struct intent ***end)
+{
+    pthread_mutex_lock(&c->lock);
+    struct intent *taken = *list;
+    *list = NULL;
+    *end = list;
+    pthread_mutex_unlock(&c->lock);
+    return taken;
+}
+
+/* Events that invocations have brought go their way at once: what comes of them may be in the same epoch. */
+static size_t collect_answered(struct checkpoint *c, uint64_t epoch)
+{
+    atomic_store(&c->answer_waits, false);
+    return write_ends(c, take_list(c, &c->answered, &c->answered_end), epoch);
+}
+
+static void collect_completed(struct checkpoint *c, uint64_t epoch)
+{
+    collect_answered(c, epoch);
+    write_ends(c, take_list(c, &c->completed, &c->completed_end), epoch);
 }
 
 static void write_finished(struct checkpoint *c)
@@ -385,7 +428,7 @@ static void collect_finished(struct checkpoint *c, uint64_t epoch)
 static int gather(struct checkpoint *c, uint64_t epoch, struct error *err)
 {
     struct worker *w = c->worker;
-    collect_completed(c);
+    collect_completed(c, epoch);
     collect_finished(c, epoch);
     internal_collect(w->internal, epoch, &c->cut.changes);
     emissions_collect(w->emissions, w->sources, ARENA_MAX_SOURCES, epoch, &c->cut.changes);
@@ -449,8 +492,6 @@ static void hand_over_intents(struct checkpoint *c, uint64_t epoch)
         outbox_start(c->outbox, list);
     }
     outbox_start(c->outbox, injection_next(&c->injection, epoch + 1));
-    intent_free_list(c->taken);
-    c->taken = NULL;
     outbox_refill(c->outbox, c->storage);
 }
 
@@ -826,7 +867,7 @@ static bool something_changed(struct checkpoint *c)
         if (c->worker->sources[i] && atomic_load(&c->worker->sources[i]->changed))
             return true;
     pthread_mutex_lock(&c->lock);
-    bool completed = c->completed;
+    bool completed = c->completed || c->answered;
     pthread_mutex_unlock(&c->lock);
     return completed;
 }
@@ -927,6 +968,11 @@ static bool inject(struct checkpoint *c, uint64_t now)
         if (!c->injected_ns)
             c->injected_ns = now;
     }
+    if (atomic_load(&c->answer_waits) && collect_answered(c, c->epoch + 1)) {
+        if (!c->due)
+            c->due_ns = now;
+        c->due = true;
+    }
     return urgent;
 }
 
@@ -935,7 +981,7 @@ static void sleep_until(struct checkpoint *c, uint64_t at)
     doorbell_arm(&c->bell);
     uint64_t now = clock_now_ns();
     bool news = (!c->due && atomic_load(&c->changed)) || atomic_load(&c->intent_waits) ||
-                atomic_load(&c->storage_changed) || stopping(c) || requests_waiting(c->requests) ||
+                atomic_load(&c->answer_waits) || atomic_load(&c->storage_changed) || stopping(c) || requests_waiting(c->requests) ||
                 atomic_load(&c->fenced) || (atomic_load(&c->reload_wanted) && now >= c->reload_not_before_ns);
     if (news || now >= at) {
         doorbell_disarm(&c->bell);
@@ -1063,6 +1109,8 @@ int checkpoint_new(struct worker *worker, struct checkpoint **ret_checkpoint, st
     c->worker = c->cut.worker = worker;
     c->life = &worker->arena->thread[ARENA_THREAD_CHECKPOINT];
     c->stats = &worker->arena->worker;
+    c->completed_end = &c->completed;
+    c->answered_end = &c->answered;
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->reloaded, NULL);
     snprintf(c->adopt, sizeof c->adopt, "%s", worker->config->adopt);
@@ -1117,7 +1165,7 @@ void checkpoint_free(struct checkpoint *checkpoint)
     storage_close(c->storage);
     cut_done(&c->cut);
     intent_free_list(c->completed);
-    intent_free_list(c->taken);
+    intent_free_list(c->answered);
     pthread_cond_destroy(&c->reloaded);
     pthread_mutex_destroy(&c->lock);
     free(c);

@@ -18,6 +18,7 @@
 #include "worker/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/intent.h"
+#include "worker/invocation.h"
 #include "worker/source/source.h"
 #include "worker/worker.h"
 
@@ -51,8 +52,13 @@ struct executor {
     struct intent **submitted_end; /* Requires: lock */
     struct hash_table targets;     /* Requires: lock; entries live as long as the executor */
     unsigned n_given;              /* targets that are not stored. Thread: executor */
-    struct intent *waiting;        /* for their next attempt. Thread: executor */
+    struct intent **waiting;       /* for their next attempt: a heap, the earliest in front. Thread: executor */
+    size_t n_waiting;
+    size_t waiting_cap;
     uint64_t retry_ns;             /* when the first of them is due; 0: no timer is set */
+    _Atomic int64_t parked;        /* pending, and not under way */
+    _Atomic bool draining;
+    struct invocations *invocations; /* NULL: there was none yet. Thread: executor */
     uint64_t random;
 };
 
@@ -74,6 +80,29 @@ struct loop *executor_loop(struct executor *executor)
 struct worker *executor_worker(struct executor *executor)
 {
     return executor->worker;
+}
+
+void executor_park(struct executor *executor, int n)
+{
+    atomic_fetch_add(&executor->parked, n);
+}
+
+bool executor_draining(const struct executor *executor)
+{
+    return atomic_load(&executor->draining);
+}
+
+uint64_t executor_random(struct executor *executor)
+{
+    executor->random = executor->random * 6364136223846793005ull + 1442695040888963407ull;
+    return executor->random >> 16;
+}
+
+struct invocations *executor_invocations(struct executor *executor, struct error *err)
+{
+    if (!executor->invocations && invocations_new(executor, &executor->invocations, err) < 0)
+        return NULL;
+    return executor->invocations;
 }
 
 static struct intent *take_submitted(struct executor *x)
@@ -98,40 +127,61 @@ static void start(struct executor *x, struct intent *intent)
 
 static void retry_due(void *data);
 
-static void set_retry_timer(struct executor *x, uint64_t at)
+static void set_retry_timer(struct executor *x)
 {
+    uint64_t at = x->waiting[0]->not_before_ns;
     if (x->retry_ns && x->retry_ns <= at)
         return;
     x->retry_ns = at;
     loop_timer_set(x->loop, at, retry_due, x, NULL);
 }
 
+static void wait_for_retry(struct executor *x, struct intent *intent)
+{
+    if (x->n_waiting == x->waiting_cap) {
+        size_t cap = x->waiting_cap ? x->waiting_cap * 2 : 64;
+        struct intent **grown = realloc(x->waiting, cap * sizeof(struct intent *));
+        if (!grown)
+            abort(); /* would be forgotten until the next start */
+        x->waiting = grown;
+        x->waiting_cap = cap;
+    }
+    size_t i = x->n_waiting++;
+    for (; i && x->waiting[(i - 1) / 2]->not_before_ns > intent->not_before_ns; i = (i - 1) / 2)
+        x->waiting[i] = x->waiting[(i - 1) / 2];
+    x->waiting[i] = intent;
+    executor_park(x, 1);
+    set_retry_timer(x);
+}
+
+static struct intent *take_earliest(struct executor *x)
+{
+    struct intent *first = x->waiting[0];
+    struct intent *last = x->waiting[--x->n_waiting];
+    size_t i = 0;
+    for (size_t child; (child = 2 * i + 1) < x->n_waiting; i = child) {
+        if (child + 1 < x->n_waiting && x->waiting[child + 1]->not_before_ns < x->waiting[child]->not_before_ns)
+            child++;
+        if (last->not_before_ns <= x->waiting[child]->not_before_ns)
+            break;
+        x->waiting[i] = x->waiting[child];
+    }
+    x->waiting[i] = last;
+    executor_park(x, -1);
+    return first;
+}
+
 static void retry_due(void *data)
 {
     struct executor *x = data;
     uint64_t now = clock_now_ns();
-    uint64_t next = UINT64_MAX;
-    struct intent *due = NULL;
-    for (struct intent **link = &x->waiting; *link;) {
-        struct intent *intent = *link;
-        if (intent->not_before_ns <= now) {
-            *link = intent->wait_next;
-            intent->wait_next = due;
-            due = intent;
-            continue;
-        }
-        if (intent->not_before_ns < next)
-            next = intent->not_before_ns;
-        link = &intent->wait_next;
-    }
     x->retry_ns = 0;
-    if (next != UINT64_MAX)
-        set_retry_timer(x, next);
-    while (due) {
-        struct intent *intent = due;
-        due = due->wait_next;
-        start(x, intent);
-    }
+    if (executor_draining(x))
+        return;
+    while (x->n_waiting && x->waiting[0]->not_before_ns <= now)
+        start(x, take_earliest(x));
+    if (x->n_waiting)
+        set_retry_timer(x);
 }
 
 /* Exponential back-off with full jitter. */
@@ -141,19 +191,17 @@ static uint64_t retry_delay(struct executor *x, unsigned attempts)
     uint64_t ceiling = RETRY_FIRST << doublings;
     if (ceiling > RETRY_LONGEST)
         ceiling = RETRY_LONGEST;
-    x->random = x->random * 6364136223846793005ull + 1442695040888963407ull;
-    return ceiling / 8 + (x->random >> 16) % (ceiling - ceiling / 8);
+    return ceiling / 8 + executor_random(x) % (ceiling - ceiling / 8);
 }
 
-static void retry_later(struct executor *x, struct intent *intent, const struct error *error)
+void executor_retry(struct executor *executor, struct intent *intent, uint64_t delay_ns,
+                    const struct error *error)
 {
     if (intent->attempts == 1)
         log_warn("action_retry", LOG_STR("key", intent->key), LOG_STR("error", error ? error->message : ""));
-    arena_add(&x->worker->arena->worker.executor_retries, 1);
-    intent->not_before_ns = clock_now_ns() + retry_delay(x, intent->attempts);
-    intent->wait_next = x->waiting;
-    x->waiting = intent;
-    set_retry_timer(x, intent->not_before_ns);
+    arena_add(&executor->worker->arena->worker.executor_retries, 1);
+    intent->not_before_ns = clock_now_ns() + delay_ns;
+    wait_for_retry(executor, intent);
 }
 
 /* Starts what was submitted. Requires: run. */
@@ -201,7 +249,7 @@ void executor_done(struct executor *executor, struct intent *intent, enum execut
                    const struct error *error)
 {
     if (outcome == EXECUTOR_RETRY) {
-        retry_later(executor, intent, error);
+        executor_retry(executor, intent, retry_delay(executor, intent->attempts), error);
         return;
     }
     if (outcome == EXECUTOR_GIVE_UP) {
@@ -365,11 +413,17 @@ int executor_start(struct executor *executor, struct error *err)
     return 0;
 }
 
+static bool is_under_way(const struct executor *executor)
+{
+    return (int64_t)executor_pending(executor) > atomic_load(&executor->parked);
+}
+
 void executor_stop(struct executor *executor, uint64_t deadline_ns)
 {
     if (!executor->started)
         return;
-    while (executor_pending(executor) && clock_now_ns() < deadline_ns) {
+    atomic_store(&executor->draining, true);
+    while (is_under_way(executor) && clock_now_ns() < deadline_ns) {
         struct timespec moment = {.tv_nsec = 2000000};
         nanosleep(&moment, NULL);
     }
@@ -395,11 +449,10 @@ void executor_free(struct executor *executor)
     }
     hash_done(&executor->targets);
     intent_free_list(executor->submitted);
-    while (executor->waiting) {
-        struct intent *next = executor->waiting->wait_next;
-        intent_free(executor->waiting);
-        executor->waiting = next;
-    }
+    for (size_t i = 0; i < executor->n_waiting; i++)
+        intent_free(executor->waiting[i]);
+    free(executor->waiting);
+    invocations_free(executor->invocations);
     loop_free(executor->loop);
     pthread_mutex_destroy(&executor->lock);
     pthread_mutex_destroy(&executor->run);

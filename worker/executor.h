@@ -13,6 +13,7 @@
 struct error;
 struct executor;
 struct intent;
+struct invocations;
 struct json_value;
 struct loop;
 struct sink;
@@ -21,7 +22,7 @@ struct worker;
 
 int executor_new(struct worker *worker, struct executor **ret_executor, struct error *err);
 int executor_start(struct executor *executor, struct error *err);
-/* Waits for started intents, at most until the deadline (clock_now_ns), then ends the thread. Those left stay
+/* Waits for intents under way, at most until the deadline (clock_now_ns), then ends the thread. Those left stay
  * in the outbox. Thread: checkpoint. */
 void executor_stop(struct executor *executor, uint64_t deadline_ns);
 void executor_free(struct executor *executor); /* NULL is fine */
@@ -49,6 +50,17 @@ enum executor_outcome { EXECUTOR_DONE, EXECUTOR_RETRY, EXECUTOR_GIVE_UP };
 /* The end of one attempt. error: why, for the log and the dead letter (NULL when done). */
 void executor_done(struct executor *executor, struct intent *intent, enum executor_outcome outcome,
                    const struct error *error);
+/* As EXECUTOR_RETRY, after so long. */
+void executor_retry(struct executor *executor, struct intent *intent, uint64_t delay_ns,
+                    const struct error *error);
+/* So many more (or fewer) of the started intents wait inside an action and could as well be left to the next
+ * life of the worker: executor_stop does not wait for them. */
+void executor_park(struct executor *executor, int n);
+/* Whether what waits should not begin any more. */
+bool executor_draining(const struct executor *executor);
+uint64_t executor_random(struct executor *executor);
+/* The invocations, made when first asked for. NULL: see err, which may be NULL later. */
+struct invocations *executor_invocations(struct executor *executor, struct error *err);
 
 /* The sink for an event source of the workspace, opened when needed. ret_consumed: see executor_set_source.
  * Errors: ERROR_NOT_FOUND, ERROR_INVALID. */

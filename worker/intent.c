@@ -65,6 +65,10 @@ int intent_new(const struct action_type *action, const char *field, const char *
 
 void intent_free(struct intent *intent)
 {
+    if (!intent)
+        return;
+    free(intent->event);
+    free(intent->report);
     free(intent);
 }
 

@@ -9,11 +9,13 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "common/log.h"
+#include "worker/changes.h"
 #include "worker/deadletter.h"
 #include "worker/emission.h"
 #include "worker/executor.h"
 #include "worker/intent.h"
 #include "worker/recovery.h"
+#include "worker/redact.h"
 #include "worker/worker.h"
 
 #define REFILL_AT_ONCE 500
@@ -158,6 +160,7 @@ void outbox_dead_letter(const struct intent *intent, struct changes *out)
     struct json_value trigger;
     struct json_value body;
     struct json_value json;
+    struct json_value root;
     struct cloudevent event;
     BUFFER_AUTO id = BUFFER_INIT;
     BUFFER_AUTO scratch = BUFFER_INIT;
@@ -173,8 +176,14 @@ void outbox_dead_letter(const struct intent *intent, struct changes *out)
         if (cloudevent_parse(&event, raw, len, &scratch, NULL) == 0)
             letter.event = &event;
     }
+    if (intent->report) {
+        buffer_append_text(&text, intent->report);
+        buffer_append_char(&text, ',');
+    }
     buffer_append_text(&text, "\"intent\":");
-    buffer_append(&text, intent->text, intent->len);
+    if (json_scan(intent->text, intent->len, &root, NULL) == 0)
+        redact_json(&root, "event", &text);
+    out->text.failed |= text.failed;
     letter.body = text.data;
     letter.body_len = text.len;
     dead_letter_add(&letter, out);
