@@ -678,6 +678,15 @@ static void append_text_data(const struct cloudevent *event, const char *text, s
     }
 }
 
+void cloudevent_data_bytes(const struct cloudevent *event, struct buffer *out)
+{
+    const struct cloudevent_span *data = &event->attribute[CE_DATA];
+    if (event->data == CE_DATA_BASE64)
+        base64_decode(data->text, data->len, out);
+    else if (event->data != CE_DATA_ABSENT)
+        buffer_append(out, data->text, data->len);
+}
+
 void cloudevent_data_json(const struct cloudevent *event, struct buffer *out)
 {
     BUFFER_AUTO decoded = BUFFER_INIT;

@@ -109,4 +109,8 @@ int cloudevent_unpack_checked(const void *from, size_t len, struct cloudevent *r
  */
 void cloudevent_data_json(const struct cloudevent *event, struct buffer *out);
 
+/* The data as a message carries it, appended: a text or JSON as it stands, base64 decoded; nothing when
+ * absent. */
+void cloudevent_data_bytes(const struct cloudevent *event, struct buffer *out);
+
 const char *cloudevent_attribute_name(enum cloudevent_attribute attribute);

@@ -676,7 +676,9 @@ static int reload(struct checkpoint *c)
     pthread_mutex_lock(&c->lock);
     uint64_t number = ++c->reloads_begun;
     pthread_mutex_unlock(&c->lock);
-    int r = catalog_load_triggers(&c->catalog, c->storage, &err);
+    int r = globals_load(&c->worker->globals, c->storage, c->worker->workspace, &err);
+    if (r >= 0)
+        r = catalog_load_triggers(&c->catalog, c->storage, &err);
     if (r >= 0)
         c->retire_pending |= r > 0;
     if (r < 0 || timers_load(c->timers, c->storage, &err) < 0 ||

@@ -5,7 +5,10 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "common/buffer.h"
+#include "common/error.h"
 #include "worker/action/action.h"
+#include "worker/globals.h"
 #include "worker/trigger.h"
 
 bool firing_is_own(const struct firing *firing, uint64_t source)
@@ -45,6 +48,18 @@ void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTI
 int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err)
 {
     return firing->type->emit(firing, event, err);
+}
+
+int firing_context(const struct firing *firing, struct buffer *out, struct error *err)
+{
+    trigger_write_context(firing->trigger, out);
+    return out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
+}
+
+void firing_global(const struct firing *firing, struct json_value *ret_global)
+{
+    static const struct json_value none = {.text = "{}", .len = 2, .type = JSON_OBJECT};
+    *ret_global = firing->globals ? firing->globals->root : none;
 }
 
 int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,

@@ -9,6 +9,7 @@ struct action_type;
 struct cloudevent;
 struct error;
 struct firing;
+struct globals;
 struct trigger;
 
 struct firing_type {
@@ -26,5 +27,6 @@ struct firing {
     const struct trigger *trigger;
     const struct cloudevent *event;
     uint64_t number;     /* of the trigger's firings */
+    const struct globals *globals; /* NULL: none */
     uint64_t own_source; /* hash of the name of the event source that means the workflow itself; 0: none */
 };

@@ -147,6 +147,38 @@ int http_call_origin(const char *url, struct buffer *out, struct error *err)
     return r;
 }
 
+static void append_part(CURLU *u, CURLUPart part, struct buffer *out)
+{
+    char *text = NULL;
+    if (!curl_url_get(u, part, &text, 0))
+        buffer_append_text(out, text);
+    curl_free(text);
+}
+
+int http_call_url_parts(const char *url, struct buffer *host, struct buffer *path, struct buffer *query,
+                        struct error *err)
+{
+    CURLU *u = curl_url();
+    if (!u)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    if (curl_url_set(u, CURLUPART_URL, url, 0)) {
+        curl_url_cleanup(u);
+        return error_set(err, ERROR_INVALID, "the URL (%zu bytes) is none", strlen(url));
+    }
+    append_part(u, CURLUPART_HOST, host);
+    char *scheme = NULL;
+    char *port = NULL;
+    if (!curl_url_get(u, CURLUPART_SCHEME, &scheme, 0) && !curl_url_get(u, CURLUPART_PORT, &port, 0) &&
+        strcmp(port, strcmp(scheme, "https") ? "80" : "443"))
+        buffer_printf(host, ":%s", port);
+    curl_free(scheme);
+    curl_free(port);
+    append_part(u, CURLUPART_PATH, path);
+    append_part(u, CURLUPART_QUERY, query);
+    curl_url_cleanup(u);
+    return host->failed || path->failed || query->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
+}
+
 uint64_t http_call_retry_after(const char *value, int64_t now_unix_s)
 {
     char *end;

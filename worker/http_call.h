@@ -80,6 +80,11 @@ size_t http_calls_under_way(const struct http_calls *calls);
  * scheme; the message shows neither user nor query. */
 int http_call_origin(const char *url, struct buffer *out, struct error *err);
 
+/* The parts of a URL as a request has them: the Host header, the path and the query without "?" ("": none).
+ * Errors: ERROR_INVALID. */
+int http_call_url_parts(const char *url, struct buffer *host, struct buffer *path, struct buffer *query,
+                        struct error *err);
+
 /* The value of a header Retry-After as a span of time from now_unix_s; 0: not understood. RFC 9110, section
  * 10.2.3. */
 uint64_t http_call_retry_after(const char *value, int64_t now_unix_s);

@@ -179,7 +179,8 @@ int recovery_load(struct recovery *recovery, struct worker *worker, struct stora
     fields_sort(&recovery->internal);
     fields_sort(&recovery->outbox);
     catalog->epoch = recovery->claim.epoch;
-    if (catalog_load_triggers(catalog, storage, err) < 0)
+    if (globals_load(&worker->globals, storage, ws, err) < 0 ||
+        catalog_load_triggers(catalog, storage, err) < 0)
         return -1;
     for (size_t i = 0; i < recovery->seen.n; i++) {
         struct stored_field *f = &recovery->seen.items[i];

@@ -22,6 +22,7 @@
 #include "worker/deadletter.h"
 #include "worker/executor.h"
 #include "worker/firing.h"
+#include "worker/globals.h"
 #include "worker/intent.h"
 #include "worker/keys.h"
 #include "worker/record.h"
@@ -67,6 +68,8 @@ struct shard {
     uint64_t while_ns;          /* when the present while began */
     struct cloudevent event;
     struct buffer scratch;
+    struct globals *globals; /* as actions see it */
+    uint64_t globals_version;
 };
 
 struct shard_firing {
@@ -176,6 +179,8 @@ static void fire(struct shard *s, struct trigger *t, struct record_event *r, con
                    .own_source = atomic_load_explicit(&s->worker->own_source, memory_order_relaxed)},
         .shard = s};
     struct error err;
+    globals_refresh(&s->worker->globals, &s->globals, &s->globals_version);
+    firing.firing.globals = s->globals;
     t->fired = true;
     mark_dirty(s, t);
     crash_point("fire");
@@ -564,6 +569,7 @@ void shard_free(struct shard *shard)
     }
     pthread_mutex_destroy(&shard->run);
     buffer_done(&shard->scratch);
+    globals_unref(shard->globals);
     free(shard->dirty);
     free(shard);
 }

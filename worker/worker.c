@@ -423,6 +423,7 @@ static int assemble(struct worker *w, const struct worker_options *options, stru
     atomic_store(&w->decisions, clock_unix_ns() / 1000); /* above those of earlier lives */
     w->signal_fd = w->watch_fd = w->watched_fd = -1;
     pthread_mutex_init(&w->lock, NULL);
+    globals_slot_init(&w->globals);
     if (getrandom(random, sizeof random, 0) != sizeof random)
         return error_set_errno(err, errno, "getrandom");
     for (size_t i = 0; i < sizeof random; i++)
@@ -452,6 +453,7 @@ static void dismantle(struct worker *w)
     executor_free(w->executor);
     router_free(atomic_load(&w->router));
     emissions_free(w->emissions);
+    globals_slot_done(&w->globals);
     report_free(w->report);
     if (w->loop)
         loop_free(w->loop);

@@ -13,6 +13,7 @@
 #include "common/arena.h"
 #include "common/ring.h"
 #include "common/storage/storage.h"
+#include "worker/globals.h"
 
 struct checkpoint;
 struct emissions;
@@ -48,6 +49,7 @@ struct worker {
     struct executor *executor;
     struct emissions *emissions;
     uint64_t unsure_ns; /* for so long a commit may still be lost in a crash of the storage; after recovery */
+    struct globals_slot globals;
     _Atomic uint64_t committed;  /* events of all sources but the internal one, in committed checkpoints */
     _Atomic uint64_t decisions;  /* sequence number of the last one (common/decision.h) */
     _Atomic uint64_t own_source; /* hash of the name of the event source through which the workflow itself is

@@ -58,6 +58,10 @@ void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTI
 
 /* Emits an event into the workflow itself; copies it. */
 int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err);
+/* The trigger's context, a JSON object, appended. Errors: ERROR_MEMORY. */
+int firing_context(const struct firing *firing, struct buffer *out, struct error *err);
+/* The workspace's global context, a JSON object; borrowed until the firing ends. */
+void firing_global(const struct firing *firing, struct json_value *ret_global);
 /* Records an intent: action (whose start() will get it), key, and a JSON object of the action's own. Copies.
  */
 int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,

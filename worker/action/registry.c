@@ -7,11 +7,13 @@
 extern const struct action_type action_pass;
 extern const struct action_type action_terminate;
 extern const struct action_type action_emit;
+extern const struct action_type action_http_invoke;
 
 static const struct action_type *const types[] = {
     &action_pass,
     &action_terminate,
     &action_emit,
+    &action_http_invoke,
 };
 
 const struct action_type *action_find(const char *name, size_t len)
