@@ -115,7 +115,8 @@ const struct config_field config_fields[] = {
      "TRIGGERFLOW_MAX_ANSWER_BYTES",
      "Largest answer of an invoked function or service that is read; what comes after it is not."},
     {"worker.secret_directory", TEXT, AT(secret_directory), "", 0, 0, "TRIGGERFLOW_SECRET_DIRECTORY",
-     "Folder with the secrets that actions may name: `WORKSPACE/NAME` for one workspace, `NAME` for all; empty: "
+     "Folder with the secrets that actions may name: `WORKSPACE/NAME` for one workspace, `NAME` for all; "
+     "empty: "
      "none."},
     {"worker.secret_variable_prefix", TEXT, AT(secret_variable_prefix), "TRIGGERFLOW_SECRET_", 0, 0,
      "TRIGGERFLOW_SECRET_VARIABLE_PREFIX",

@@ -82,16 +82,16 @@ struct checkpoint {
     _Atomic int exit_status;
     pthread_mutex_t lock;
     pthread_cond_t reloaded;
-    uint64_t reloads_begun;   /* Requires: lock */
-    uint64_t reloads_done;    /* Requires: lock. The newest reload that has ended was this one */
-    char adopt[64];           /* Requires: lock */
+    uint64_t reloads_begun; /* Requires: lock */
+    uint64_t reloads_done;  /* Requires: lock. The newest reload that has ended was this one */
+    char adopt[64];         /* Requires: lock */
     /* Intents that have ended, in that order; those with an event for the workflow apart. Requires: lock */
     struct intent *completed;
     struct intent **completed_end;
     struct intent *answered;
     struct intent **answered_end;
-    _Atomic bool fenced;      /* an event source has been told so */
-    struct error fence;       /* Requires: lock */
+    _Atomic bool fenced; /* an event source has been told so */
+    struct error fence;  /* Requires: lock */
 
     /* Thread: checkpoint. */
     uint64_t epoch; /* last committed */
@@ -983,8 +983,9 @@ static void sleep_until(struct checkpoint *c, uint64_t at)
     doorbell_arm(&c->bell);
     uint64_t now = clock_now_ns();
     bool news = (!c->due && atomic_load(&c->changed)) || atomic_load(&c->intent_waits) ||
-                atomic_load(&c->answer_waits) || atomic_load(&c->storage_changed) || stopping(c) || requests_waiting(c->requests) ||
-                atomic_load(&c->fenced) || (atomic_load(&c->reload_wanted) && now >= c->reload_not_before_ns);
+                atomic_load(&c->answer_waits) || atomic_load(&c->storage_changed) || stopping(c) ||
+                requests_waiting(c->requests) || atomic_load(&c->fenced) ||
+                (atomic_load(&c->reload_wanted) && now >= c->reload_not_before_ns);
     if (news || now >= at) {
         doorbell_disarm(&c->bell);
         return;

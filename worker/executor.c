@@ -52,11 +52,11 @@ struct executor {
     struct intent **submitted_end; /* Requires: lock */
     struct hash_table targets;     /* Requires: lock; entries live as long as the executor */
     unsigned n_given;              /* targets that are not stored. Thread: executor */
-    struct intent **waiting;       /* for their next attempt: a heap, the earliest in front. Thread: executor */
+    struct intent **waiting; /* for their next attempt: a heap, the earliest in front. Thread: executor */
     size_t n_waiting;
     size_t waiting_cap;
-    uint64_t retry_ns;             /* when the first of them is due; 0: no timer is set */
-    _Atomic int64_t parked;        /* pending, and not under way */
+    uint64_t retry_ns;      /* when the first of them is due; 0: no timer is set */
+    _Atomic int64_t parked; /* pending, and not under way */
     _Atomic bool draining;
     struct invocations *invocations; /* NULL: there was none yet. Thread: executor */
     uint64_t random;
@@ -160,7 +160,8 @@ static struct intent *take_earliest(struct executor *x)
     struct intent *last = x->waiting[--x->n_waiting];
     size_t i = 0;
     for (size_t child; (child = 2 * i + 1) < x->n_waiting; i = child) {
-        if (child + 1 < x->n_waiting && x->waiting[child + 1]->not_before_ns < x->waiting[child]->not_before_ns)
+        if (child + 1 < x->n_waiting &&
+            x->waiting[child + 1]->not_before_ns < x->waiting[child]->not_before_ns)
             child++;
         if (last->not_before_ns <= x->waiting[child]->not_before_ns)
             break;

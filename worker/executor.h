@@ -22,8 +22,8 @@ struct worker;
 
 int executor_new(struct worker *worker, struct executor **ret_executor, struct error *err);
 int executor_start(struct executor *executor, struct error *err);
-/* Waits for intents under way, at most until the deadline (clock_now_ns), then ends the thread. Those left stay
- * in the outbox. Thread: checkpoint. */
+/* Waits for intents under way, at most until the deadline (clock_now_ns), then ends the thread. Those left
+ * stay in the outbox. Thread: checkpoint. */
 void executor_stop(struct executor *executor, uint64_t deadline_ns);
 void executor_free(struct executor *executor); /* NULL is fine */
 

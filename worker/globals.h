@@ -21,15 +21,17 @@ struct globals {
 /* Where the newest one is. */
 struct globals_slot {
     pthread_mutex_t lock;
-    struct globals *current; /* Requires: lock. NULL: none was read yet */
+    struct globals *current;  /* Requires: lock. NULL: none was read yet */
     _Atomic uint64_t version; /* changes with it */
 };
 
 void globals_slot_init(struct globals_slot *slot);
 void globals_slot_done(struct globals_slot *slot);
 
-/* Reads it from storage; 1: it has changed. A value that is not JSON is taken as a text. Thread: checkpoint. */
-int globals_load(struct globals_slot *slot, struct storage *storage, const char *workspace, struct error *err);
+/* Reads it from storage; 1: it has changed. A value that is not JSON is taken as a text. Thread: checkpoint.
+ */
+int globals_load(struct globals_slot *slot, struct storage *storage, const char *workspace,
+                 struct error *err);
 
 /* The newest, to be let go with globals_unref; NULL when there is none. */
 struct globals *globals_get(struct globals_slot *slot);

@@ -21,7 +21,7 @@
 
 /* A call; kept in the pool after its end. */
 struct http_call {
-    struct http_call *next; /* in the pool */
+    struct http_call *next;           /* in the pool */
     struct http_call *before, *after; /* under way */
     struct http_calls *calls;
     CURL *easy;
@@ -32,9 +32,9 @@ struct http_call {
     struct buffer body;
     size_t answer_max;
     size_t header_bytes;
-    bool too_much;         /* more than answer_max came: the rest is left */
+    bool too_much; /* more than answer_max came: the rest is left */
     bool too_many_headers;
-    bool no_room;          /* all calls together keep too much */
+    bool no_room; /* all calls together keep too much */
     char why[CURL_ERROR_SIZE];
 };
 
@@ -232,7 +232,8 @@ static int on_timer(CURLM *multi, long timeout_ms, void *data)
         loop_timer_cancel(calls->loop, on_time, calls);
         return 0;
     }
-    return loop_timer_set(calls->loop, clock_now_ns() + (uint64_t)timeout_ms * CLOCK_MS, on_time, calls, NULL);
+    return loop_timer_set(calls->loop, clock_now_ns() + (uint64_t)timeout_ms * CLOCK_MS, on_time, calls,
+                          NULL);
 }
 
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *data, void *of_socket)
@@ -504,7 +505,8 @@ static void explain(const struct http_call *call, CURLcode code, struct error *e
     else if (call->too_many_headers)
         error_set(err, ERROR_LIMIT, "the answer's headers have more than %u bytes", HTTP_CALL_HEADER_BYTES);
     else if (call->no_room)
-        error_set(err, ERROR_UNAVAILABLE, "the answers under way have more than %u bytes", HTTP_CALL_KEPT_BYTES);
+        error_set(err, ERROR_UNAVAILABLE, "the answers under way have more than %u bytes",
+                  HTTP_CALL_KEPT_BYTES);
     else
         error_set(err, error_code_of(code), "%s", call->why[0] ? call->why : curl_easy_strerror(code));
 }

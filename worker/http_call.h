@@ -1,6 +1,6 @@
-/* HTTP calls: thousands at a time on one loop, with libcurl's multi interface driven by the loop's descriptors
- * and timers. Connections are kept and reused; HTTP/2 is spoken where a TLS server offers it, with many calls
- * on one connection. Names are resolved on threads of libcurl's own, so nothing here waits.
+/* HTTP calls: thousands at a time on one loop, with libcurl's multi interface driven by the loop's
+ * descriptors and timers. Connections are kept and reused; HTTP/2 is spoken where a TLS server offers it,
+ * with many calls on one connection. Names are resolved on threads of libcurl's own, so nothing here waits.
  *
  * What a server may do to us is bounded: time (connecting, and in all), bytes of headers, bytes of the body
  * that are kept (a call of which no more is wanted ends there, however much the server goes on to send), and
@@ -48,8 +48,8 @@ bool http_call_has_header(const struct http_call_request *request, const char *n
 
 /* How a call has ended; valid during the callback. */
 struct http_answer {
-    unsigned status;           /* 0: there was no answer; `error` says why */
-    bool complete;             /* the whole answer was read; false with a status: cut off, or more than answer_max */
+    unsigned status; /* 0: there was no answer; `error` says why */
+    bool complete;   /* the whole answer was read; false with a status: cut off, or more than answer_max */
     const struct error *error; /* NULL when complete. Codes: ERROR_UNAVAILABLE (may be tried again),
                                   ERROR_INVALID (the request can never be sent), ERROR_REFUSED (the server's
                                   certificate), ERROR_LIMIT (more than answer_max, or too many headers) */

@@ -20,14 +20,14 @@ struct intent {
     char key[ACTION_KEY_MAX];
     bool replayed;  /* came from storage: may have been started before */
     bool uncertain; /* left by an earlier life of the worker, in which it may have been started */
-    bool given_up; /* set by the executor: failed for good, with the reason in `error` */
+    bool given_up;  /* set by the executor: failed for good, with the reason in `error` */
     char error[sizeof((struct error *)NULL)->message];
     unsigned attempts;
     uint64_t final_position[2]; /* where it was published last */
-    void *event;                /* packed: what is to go into the workflow with its end; NULL: nothing. Owned */
-    bool event_optional;        /* only if a trigger waits for it */
-    char *report;               /* members for the dead letter, as JSON text; NULL: none. Owned */
-    struct intent *wait_next;   /* in a list of a sink */
+    void *event;              /* packed: what is to go into the workflow with its end; NULL: nothing. Owned */
+    bool event_optional;      /* only if a trigger waits for it */
+    char *report;             /* members for the dead letter, as JSON text; NULL: none. Owned */
+    struct intent *wait_next; /* in a list of a sink */
     uint64_t not_before_ns;
     size_t len;
     char text[]; /* the JSON document as stored: {"key","trigger","action","body":{...}} */

@@ -17,7 +17,7 @@
 #include "worker/worker.h"
 
 #define CONNECT_TIMEOUT (10 * CLOCK_S)
-#define SWEEP_AT 1024 /* gates, above which idle ones are looked for when one is added */
+#define SWEEP_AT 1024       /* gates, above which idle ones are looked for when one is added */
 #define LOOK_EVERY CLOCK_MS /* at gates whose rate is in the way, at most */
 
 enum { GATE_TRIGGER, GATE_HOST, GATE_WORKER, GATES };
@@ -27,7 +27,7 @@ struct invocation_gate {
     struct gate gate;
     struct invocation_gate *next_limited;
     bool limited;
-    size_t users; /* invocations that have a pointer to it */
+    size_t users;             /* invocations that have a pointer to it */
     struct hash_table *table; /* NULL: the worker's */
     size_t len;
     char name[];
@@ -156,8 +156,8 @@ static void look_again(void *data)
         next = due < next ? due : next;
     }
     if (next != UINT64_MAX)
-        loop_timer_set(executor_loop(all->executor), next > now + LOOK_EVERY ? next : now + LOOK_EVERY, look_again, all,
-                       NULL);
+        loop_timer_set(executor_loop(all->executor), next > now + LOOK_EVERY ? next : now + LOOK_EVERY,
+                       look_again, all, NULL);
     go_on(all);
 }
 
@@ -226,8 +226,8 @@ enum invocation_verdict invocation_judge(const struct invocation *invocation,
 {
     unsigned status = answer->status;
     const struct error *why = answer->error;
-    bool enough = answer->complete || (why->code == ERROR_LIMIT && !invocation->type->whole_answer &&
-                                       answer->len);
+    bool enough =
+        answer->complete || (why->code == ERROR_LIMIT && !invocation->type->whole_answer && answer->len);
     if (!status) {
         *err = *why;
         return why->code == ERROR_INVALID ? INVOCATION_FAILED : INVOCATION_RETRY;

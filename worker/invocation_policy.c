@@ -22,7 +22,8 @@ static int wrong(const char *member, const struct json_value *value, const char 
 {
     size_t len;
     const char *raw = json_raw(value, &len);
-    return error_set(err, ERROR_INVALID, "%s is %.*s, not %s", member, (int)(len < 80 ? len : 80), raw, wanted);
+    return error_set(err, ERROR_INVALID, "%s is %.*s, not %s", member, (int)(len < 80 ? len : 80), raw,
+                     wanted);
 }
 
 static bool given(const struct json_value *document, const char *member, struct json_value *ret_value)
@@ -91,7 +92,8 @@ int invocation_policy_load(const struct json_value *document, struct invocation_
                   err) < 0 ||
         read_real(document, "backoff_s", 0, INVOCATION_BACKOFF_LONGEST_S, "a number from 0 to 60", &backoff,
                   err) < 0 ||
-        read_real(document, "rate", RATE_MIN, RATE_MAX, "a number from 0.000001 to 1000000", &p.rate, err) < 0 ||
+        read_real(document, "rate", RATE_MIN, RATE_MAX, "a number from 0.000001 to 1000000", &p.rate, err) <
+            0 ||
         read_count(document, "max_retries", RETRIES_MAX, retries, &p.max_retries, err) < 0 ||
         read_count(document, "retries", RETRIES_MAX, retries, &p.max_retries, err) < 0 ||
         read_count(document, "max_in_flight", IN_FLIGHT_MAX, "a whole number from 0 to 1000000",

@@ -25,7 +25,8 @@ struct invocation_policy {
 #define INVOCATION_PARAMETERS \
     "timeout_s", "retries", "max_retries", "backoff_s", "max_in_flight", "rate", "on_uncertain"
 
-/* Reads those members; what is absent or null has its default. Errors: ERROR_INVALID naming member and value. */
+/* Reads those members; what is absent or null has its default. Errors: ERROR_INVALID naming member and value.
+ */
 int invocation_policy_load(const struct json_value *document, struct invocation_policy *ret_policy,
                            struct error *err);
 /* Appends `"policy":{...}`, a member for the intent's body, which has only what is not the default. */

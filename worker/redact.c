@@ -8,12 +8,14 @@
 #include "common/json.h"
 
 /* Parts of names, in lower case and without separators. */
-static const char *const parts[] = {"password", "passwd",        "secret", "token",     "apikey", "accesskeyid",
-                                    "privatekey", "authorization", "cookie", "credential", "signature"};
+static const char *const parts[] = {"password", "passwd",      "secret",     "token",
+                                    "apikey",   "accesskeyid", "privatekey", "authorization",
+                                    "cookie",   "credential",  "signature"};
 /* Whole names. */
 static const char *const names[] = {"auth", "pass", "pwd", "sig", "xfunctionskey"};
 /* Whole names that only look like it. */
-static const char *const harmless[] = {"idempotencykey", "triggerflowkey", "secretdirectory", "tokens", "maxtokens"};
+static const char *const harmless[] = {"idempotencykey", "triggerflowkey", "secretdirectory", "tokens",
+                                       "maxtokens"};
 
 static bool listed(const char *const *list, size_t n, const char *name)
 {

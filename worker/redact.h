@@ -1,6 +1,6 @@
 /* Taking secrets out of what people and logs get to see: of JSON documents, those members whose names say
- * that they hold one (password, token, api_key, authorization, ...), whatever they hold; of URLs, the password
- * and those parameters of the query. Thread: any. */
+ * that they hold one (password, token, api_key, authorization, ...), whatever they hold; of URLs, the
+ * password and those parameters of the query. Thread: any. */
 #pragma once
 
 #include <stdbool.h>

@@ -55,9 +55,10 @@ static int read_file(const char *path, const char *name, struct buffer *out, str
     struct stat status;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
-        return errno == ENOENT || errno == ENOTDIR ? 1
-                                                   : error_set(err, ERROR_UNAVAILABLE, "secret file %s: %s", name,
-                                                               errno == EACCES ? "no permission" : "cannot be read");
+        return errno == ENOENT || errno == ENOTDIR
+                   ? 1
+                   : error_set(err, ERROR_UNAVAILABLE, "secret file %s: %s", name,
+                               errno == EACCES ? "no permission" : "cannot be read");
     int r = 0;
     char *to = NULL;
     ssize_t n = 0;
@@ -90,10 +91,11 @@ static int secret_file(const struct secret_scope *scope, const char *name, struc
         return error_set(err, ERROR_INVALID, "secret file %.80s: no secret_directory is configured", name);
     const char *segment = !strncmp(name, directory, len) && name[len] == '/' ? name + len + 1 : name;
     if (!is_segment(segment) || strlen(segment) > 200)
-        return error_set(err, ERROR_INVALID,
-                         "secret file %.80s: not a name (letters, digits, dots, hyphens and underscores) in the "
-                         "secret_directory",
-                         name);
+        return error_set(
+            err, ERROR_INVALID,
+            "secret file %.80s: not a name (letters, digits, dots, hyphens and underscores) in the "
+            "secret_directory",
+            name);
     snprintf(path, sizeof path, "%.*s/%s/%s", (int)len, directory, scope->workspace, segment);
     int r = read_file(path, segment, out, err);
     if (r == 1) {

@@ -7,8 +7,8 @@
  *     {"global": PATH}  in the workspace's global context, by names with dots between them
  *
  * Nothing else of the host can be read that way: a file's NAME is one path segment that does not begin with a
- * dot (or the secret_directory, a slash, and that). A secret is read each time that it is used, so that it can
- * be replaced. Thread: any. */
+ * dot (or the secret_directory, a slash, and that). A secret is read each time that it is used, so that it
+ * can be replaced. Thread: any. */
 #pragma once
 
 #include <stdbool.h>

@@ -32,8 +32,8 @@ void template_scope_done(struct template_scope *scope)
 
 static int bad(const struct path *path, const char *why, struct error *err)
 {
-    return error_set(err, ERROR_INVALID, "${%.*s}: %s", (int)(path->len < SHOWN ? path->len : SHOWN), path->text,
-                     why);
+    return error_set(err, ERROR_INVALID, "${%.*s}: %s", (int)(path->len < SHOWN ? path->len : SHOWN),
+                     path->text, why);
 }
 
 /* --- reading paths --- */
@@ -267,7 +267,8 @@ static int next_path(const char *text, size_t len, size_t *at, struct buffer *ou
         } else if (len - stop >= 2 && !memcmp(dollar, "${", 2)) {
             const char *close = memchr(dollar, '}', len - stop);
             if (!close)
-                return error_set(err, ERROR_INVALID, "${ without }: %.*s", (int)(len < SHOWN ? len : SHOWN), text);
+                return error_set(err, ERROR_INVALID, "${ without }: %.*s", (int)(len < SHOWN ? len : SHOWN),
+                                 text);
             *at = (size_t)(close - text) + 1;
             return parse(dollar + 2, (size_t)(close - dollar) - 2, ret_path, err);
         } else if (stop < len) {

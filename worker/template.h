@@ -4,10 +4,10 @@
  *     ${workspace}  ${trigger}  ${key}
  *
  * A path begins with one of event (its attributes by their names, `data` parsed as JSON), context (the
- * trigger's), global (the workspace's global context), workspace, trigger, key (the idempotency key), and goes
- * on with .name, ["name"] or [index]. A text that is one path and nothing else becomes the value it leads to,
- * with its JSON type; inside a text a text stands as it is and anything else as its JSON. A path that leads to
- * nothing is an error. $${ stands for ${. Names of members are not replaced. Thread: any. */
+ * trigger's), global (the workspace's global context), workspace, trigger, key (the idempotency key), and
+ * goes on with .name, ["name"] or [index]. A text that is one path and nothing else becomes the value it
+ * leads to, with its JSON type; inside a text a text stands as it is and anything else as its JSON. A path
+ * that leads to nothing is an error. $${ stands for ${. Names of members are not replaced. Thread: any. */
 #pragma once
 
 #include <stdbool.h>
@@ -45,7 +45,8 @@ int template_render(const struct json_value *value, struct template_scope *scope
 /* Appends a text, as it is. */
 int template_render_text(const struct json_value *string, struct template_scope *scope, struct buffer *out,
                          struct error *err);
-/* Appends a URL: what paths lead to is percent-encoded (all but the unreserved characters of RFC 3986), so that
- * it cannot change what it is put into; but not a path at the very beginning, which may give scheme and host. */
+/* Appends a URL: what paths lead to is percent-encoded (all but the unreserved characters of RFC 3986), so
+ * that it cannot change what it is put into; but not a path at the very beginning, which may give scheme and
+ * host. */
 int template_render_url(const struct json_value *string, struct template_scope *scope, struct buffer *out,
                         struct error *err);

@@ -9,8 +9,8 @@
  *
  * url, header values, body, reply_type, reply_subject and subject may hold paths (worker/template.h), and are
  * made when the trigger fires. A secret is a reference (worker/secret.h), read when the request is sent. In
- * the binary and structured mode the event is sent as CloudEvents' HTTP binding says, with the idempotency key
- * as triggerflowkey; `body` then takes the place of its data. In the raw mode `body` alone is sent.
+ * the binary and structured mode the event is sent as CloudEvents' HTTP binding says, with the idempotency
+ * key as triggerflowkey; `body` then takes the place of its data. In the raw mode `body` alone is sent.
  *
  * The intent's body: {"url","method","headers","content_type"?, one of "text", "json" and "base64", "auth"?,
  * "reply"?:{"type","subject"}, "subject","policy"}. */
@@ -69,12 +69,13 @@ static int wrong(const char *member, const struct json_value *value, const char 
         return error_set(err, ERROR_INVALID, "%s is missing", member);
     size_t len;
     const char *raw = json_raw(value, &len);
-    return error_set(err, ERROR_INVALID, "%s is %.*s, not %s", member, (int)(len < 80 ? len : 80), raw, wanted);
+    return error_set(err, ERROR_INVALID, "%s is %.*s, not %s", member, (int)(len < 80 ? len : 80), raw,
+                     wanted);
 }
 
 /* Takes a member; null is as if it were absent. Its paths must be well-formed. */
-static int take(const struct json_value *document, const char *member, enum json_type type, const char *wanted,
-                struct json_value *ret_value, struct error *err)
+static int take(const struct json_value *document, const char *member, enum json_type type,
+                const char *wanted, struct json_value *ret_value, struct error *err)
 {
     if (!json_member(document, member, ret_value) || ret_value->type == JSON_NULL) {
         ret_value->type = JSON_ABSENT;
@@ -342,8 +343,8 @@ static int make_raw(struct making *m, struct error *err)
     return 0;
 }
 
-/* A header's value, CloudEvents HTTP protocol binding 1.0.2, section 3.1.3.2: printable ASCII but the quote and
- * the percent sign as it is, all else percent-encoded. */
+/* A header's value, CloudEvents HTTP protocol binding 1.0.2, section 3.1.3.2: printable ASCII but the quote
+ * and the percent sign as it is, all else percent-encoded. */
 static void append_attribute(const char *name, size_t name_len, const struct cloudevent_span *value,
                              bool *first, struct buffer *out)
 {
@@ -404,6 +405,17 @@ static void make_structured(struct making *m, const struct cloudevent *event)
     cloudevent_write(event, m->out);
 }
 
+/* Events from brokers carry JSON as a text. */
+static void read_text_data(struct cloudevent *event, struct buffer *text)
+{
+    struct json_value json;
+    cloudevent_data_json(event, text);
+    if (!text->failed && json_scan(text->data, text->len, &json, NULL) == 0 && json.type != JSON_STRING) {
+        event->data = CE_DATA_JSON;
+        event->attribute[CE_DATA] = (struct cloudevent_span){text->data, (uint32_t)text->len};
+    }
+}
+
 /* headers are open: binary mode adds to them. */
 static int make_message(struct making *m, struct error *err)
 {
@@ -420,8 +432,10 @@ static int make_message(struct making *m, struct error *err)
             return -1;
         event.data = json ? CE_DATA_JSON : CE_DATA_TEXT;
         event.attribute[CE_DATA] = (struct cloudevent_span){buffer_text(&text), (uint32_t)text.len};
-        event.attribute[CE_DATACONTENTTYPE] =
-            json ? (struct cloudevent_span){"application/json", 16} : (struct cloudevent_span){"text/plain", 10};
+        event.attribute[CE_DATACONTENTTYPE] = json ? (struct cloudevent_span){"application/json", 16}
+                                                   : (struct cloudevent_span){"text/plain", 10};
+    } else if (event.data == CE_DATA_TEXT) {
+        read_text_data(&event, &text);
     }
     if (m->h->mode == MODE_BINARY)
         make_binary(m, &event);
@@ -792,8 +806,17 @@ static int check(const struct json_value *action, struct error *err)
     return http_call_origin(buffer_text(&url), &origin, err) < 0 ? error_prefix(err, "url") : 0;
 }
 
-static const char *const parameters[] = {"url",   "method",     "headers",       "mode",    "body", "auth",
-                                         "reply", "reply_type", "reply_subject", "subject", INVOCATION_PARAMETERS,
+static const char *const parameters[] = {"url",
+                                         "method",
+                                         "headers",
+                                         "mode",
+                                         "body",
+                                         "auth",
+                                         "reply",
+                                         "reply_type",
+                                         "reply_subject",
+                                         "subject",
+                                         INVOCATION_PARAMETERS,
                                          NULL};
 
 const struct action_type action_http_invoke = {.name = "HTTP_INVOKE",
