@@ -13,8 +13,10 @@
 #include "worker/catalog.h"
 #include "worker/crash.h"
 #include "worker/cut.h"
+#include "worker/globals.h"
 #include "worker/injection.h"
 #include "worker/report.h"
+#include "worker/restore.h"
 #include "worker/shard.h"
 #include "worker/trigger.h"
 #include "worker/worker.h"
@@ -325,24 +327,70 @@ static int read_letters(struct requests *q, struct redrive *d, struct error *err
     return APPLIED;
 }
 
-static int send_letter(struct injection *j, const struct letter *l, struct error *err)
+static int see_document(void *data, const char *id, size_t id_len, const char *document, size_t len)
+{
+    (void)id;
+    (void)id_len;
+    buffer_append(data, document, len);
+    return 0;
+}
+
+/* The intent of a letter with the secrets that the letter does not show, as they are now. */
+static int restore_intent(struct requests *q, const struct letter *l, struct buffer *out, struct error *err)
+{
+    const struct request_scope *scope = &q->scope;
+    struct json_value id;
+    struct json_value from[2];
+    size_t n = 0;
+    BUFFER_AUTO name = BUFFER_INIT;
+    BUFFER_AUTO trigger = BUFFER_INIT;
+    if (json_member(&l->intent, "trigger", &id) && id.type == JSON_STRING)
+        json_unescape(&id, &name);
+    const char *key = buffer_text(&name);
+    if (*key && scope->storage->type->get(scope->storage, scope->worker->workspace, STORAGE_TRIGGERS, &key, 1,
+                                          see_document, &trigger, err) < 0)
+        return -1;
+    if (trigger.len && json_scan(trigger.data, trigger.len, &from[n], NULL) == 0)
+        n++;
+    struct globals *globals = globals_get(&scope->worker->globals);
+    if (globals)
+        from[n++] = globals->root;
+    int r = restore_secrets(&l->intent, from, n, out, err);
+    globals_unref(globals);
+    return r;
+}
+
+static int send_intent(struct requests *q, const struct letter *l, const struct injection_origin *origin,
+                       struct error *err)
+{
+    BUFFER_AUTO whole = BUFFER_INIT;
+    size_t len;
+    const char *raw = json_raw(&l->intent, &len);
+    if (!restore_is_needed(&l->intent))
+        return injection_intent(q->scope.injection, raw, len, origin, err);
+    if (restore_intent(q, l, &whole, err) < 0)
+        return -1;
+    return injection_intent(q->scope.injection, whole.data, whole.len, origin, err);
+}
+
+static int send_letter(struct requests *q, const struct letter *l, struct error *err)
 {
     struct injection_origin origin = {STORAGE_DEAD_LETTERS, l->text + l->len, l->number_len};
     struct cloudevent event;
     BUFFER_AUTO scratch = BUFFER_INIT;
     size_t len;
-    const char *raw = json_raw(l->intent.type == JSON_OBJECT ? &l->intent : &l->event, &len);
     if (l->intent.type == JSON_OBJECT)
-        return injection_intent(j, raw, len, &origin, err);
+        return send_intent(q, l, &origin, err);
+    const char *raw = json_raw(&l->event, &len);
     if (cloudevent_parse(&event, raw, len, &scratch, err) < 0)
         return -1;
-    return injection_event(j, &event, &origin, err);
+    return injection_event(q->scope.injection, &event, &origin, err);
 }
 
 static int send_letters(struct requests *q, const struct redrive *d, struct request *r, struct error *err)
 {
     for (size_t i = 0; i < d->n; i++) {
-        if (send_letter(q->scope.injection, &d->letters[i], err) < 0) {
+        if (send_letter(q, &d->letters[i], err) < 0) {
             if (i)
                 break; /* those sent are on their way: the count tells how many */
             return err->code == ERROR_INVALID ? HTTP_CONFLICT : HTTP_UNAVAILABLE;
