@@ -114,6 +114,10 @@ const struct config_field config_fields[] = {
     {"worker.max_answer_bytes", SIZE, AT(max_answer_bytes), "256KiB", KIB, 64 * MIB,
      "TRIGGERFLOW_MAX_ANSWER_BYTES",
      "Largest answer of an invoked function or service that is read; what comes after it is not."},
+    {"worker.invoke_tls_ca", TEXT, AT(invoke_tls_ca), "", 0, 0, "TRIGGERFLOW_INVOKE_TLS_CA",
+     "File with the certificates of the authorities to trust when functions and services are invoked; empty: "
+     "the "
+     "system's."},
     {"worker.secret_directory", TEXT, AT(secret_directory), "", 0, 0, "TRIGGERFLOW_SECRET_DIRECTORY",
      "Folder with the secrets that actions may name: `WORKSPACE/NAME` for one workspace, `NAME` for all; "
      "empty: "

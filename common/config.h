@@ -56,6 +56,7 @@ struct config {
     int64_t rate;                   /* attempts a second; 0: any number */
     int64_t rate_per_host;          /* likewise */
     int64_t max_answer_bytes;       /* 256 KiB */
+    char *invoke_tls_ca;            /* "": the system's authorities */
     char *secret_directory;         /* "": no file holds a secret */
     char *secret_variable_prefix;   /* "": no variable does */
     int64_t dead_letter_max_bytes;  /* 256 MiB */

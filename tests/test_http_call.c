@@ -39,7 +39,7 @@ static int setup(void **state)
     struct error err;
     assert_non_null(bed);
     assert_non_null(bed->loop = loop_new(&err));
-    assert_int_equal(http_calls_new(bed->loop, &bed->calls, &err), 0);
+    assert_int_equal(http_calls_new(bed->loop, "", &bed->calls, &err), 0);
     assert_non_null(bed->server = function_server_new());
     *state = bed;
     return 0;

@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/error.h"
@@ -16,14 +17,15 @@
 
 #define POOL_MAX 256          /* easy handles kept for reuse */
 #define BODY_KEPT (64u << 10) /* of a pooled call's buffers */
-#define CONNECTIONS_MAX 4096  /* kept open */
-#define RETRY_AFTER_LONGEST (INT64_C(365) * 24 * 3600)
+#define LANES 16
+#define CONNECTIONS_MAX 4096 /* kept open */
 
 /* A call; kept in the pool after its end. */
 struct http_call {
     struct http_call *next;           /* in the pool */
     struct http_call *before, *after; /* under way */
     struct http_calls *calls;
+    struct lane *lane; /* that it is under way in */
     CURL *easy;
     struct curl_slist *headers;
     http_call_done done;
@@ -38,177 +40,54 @@ struct http_call {
     char why[CURL_ERROR_SIZE];
 };
 
+/* libcurl looks for a connection to use again by going through all to the same host, so they are spread over
+ * several multi handles, each with connections of its own. What may share one connection goes the same lane.
+ */
+struct lane {
+    struct http_calls *calls;
+    CURLM *multi;
+    size_t n_under_way;
+};
+
 struct http_calls {
     struct loop *loop;
-    CURLM *multi;
+    const char *tls_ca;
+    struct lane lanes[LANES];
     struct http_call *pool;
     size_t n_pool;
     struct http_call *under_way;
     size_t n_under_way;
     size_t kept_bytes;
+    struct watched **watched; /* by descriptor */
+    size_t n_watched;
 };
 
-/* What the loop watches for libcurl. */
+/* A descriptor of libcurl's. A connection's stays watched between two calls on it, which saves telling the
+ * kernel twice a call: until libcurl closes it, or it becomes ready with nobody there to look. */
 struct watched {
     struct http_calls *calls;
+    struct lane *lane; /* NULL: libcurl does not want to know */
     int fd;
+    uint32_t events; /* that the loop watches for; 0: it does not */
+    bool connection;
 };
-
-/* --- requests --- */
-
-void http_call_request_init(struct http_call_request *request)
-{
-    *request = (struct http_call_request){.method = "POST",
-                                          .connect_timeout_ns = 10 * CLOCK_S,
-                                          .timeout_ns = 60 * CLOCK_S,
-                                          .answer_max = 64u << 10};
-}
-
-void http_call_request_done(struct http_call_request *request)
-{
-    buffer_done(&request->url);
-    buffer_done(&request->unix_socket);
-    buffer_done(&request->headers);
-    buffer_done(&request->body);
-}
-
-static bool is_token(const char *text, size_t len)
-{
-    for (size_t i = 0; i < len; i++)
-        if (!isalnum((unsigned char)text[i]) && !strchr("!#$%&'*+-.^_`|~", text[i]))
-            return false;
-    return len > 0;
-}
-
-int http_call_method(struct http_call_request *request, const char *method, size_t len, struct error *err)
-{
-    if (len >= sizeof request->method || !is_token(method, len) || memchr(method, '\0', len))
-        return error_set(err, ERROR_INVALID, "method %.*s is none", (int)(len < 40 ? len : 40), method);
-    memcpy(request->method, method, len);
-    request->method[len] = '\0';
-    return 0;
-}
-
-int http_call_header(struct http_call_request *request, const char *name, const char *value,
-                     struct error *err)
-{
-    size_t len = strlen(name);
-    if (!is_token(name, len))
-        return error_set(err, ERROR_INVALID, "header name %.*s is none", (int)(len < 80 ? len : 80), name);
-    for (const char *c = value; *c; c++)
-        if (((unsigned char)*c < ' ' && *c != '\t') || *c == 0x7f)
-            return error_set(err, ERROR_INVALID, "the value of header %.80s holds control characters", name);
-    /* libcurl sends "name;" as a header without a value. */
-    buffer_append_text(&request->headers, name);
-    buffer_append_text(&request->headers, *value ? ": " : ";");
-    buffer_append_text(&request->headers, value);
-    buffer_append_char(&request->headers, '\0');
-    return request->headers.failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
-}
-
-static const char *next_header(const struct http_call_request *request, const char *header)
-{
-    const char *next = header ? header + strlen(header) + 1 : request->headers.data;
-    return next && next < request->headers.data + request->headers.len ? next : NULL;
-}
-
-bool http_call_has_header(const struct http_call_request *request, const char *name)
-{
-    size_t len = strlen(name);
-    for (const char *h = NULL; (h = next_header(request, h));)
-        if (!strncasecmp(h, name, len) && (h[len] == ':' || h[len] == ';'))
-            return true;
-    return false;
-}
-
-int http_call_origin(const char *url, struct buffer *out, struct error *err)
-{
-    char *scheme = NULL;
-    char *host = NULL;
-    char *port = NULL;
-    CURLU *u = curl_url();
-    if (!u)
-        return error_set(err, ERROR_MEMORY, "out of memory");
-    bool read = !curl_url_set(u, CURLUPART_URL, url, 0) && !curl_url_get(u, CURLUPART_SCHEME, &scheme, 0) &&
-                !curl_url_get(u, CURLUPART_HOST, &host, 0) &&
-                !curl_url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT);
-    int r = 0;
-    if (!read || (strcmp(scheme, "http") && strcmp(scheme, "https")))
-        r = error_set(err, ERROR_INVALID, "the URL (%zu bytes) is not one of http or https", strlen(url));
-    size_t start = out->len;
-    if (r == 0)
-        buffer_printf(out, "%s://%s:%s", scheme, host, port);
-    for (size_t i = start; i < out->len; i++)
-        out->data[i] = (char)tolower((unsigned char)out->data[i]);
-    curl_free(scheme);
-    curl_free(host);
-    curl_free(port);
-    curl_url_cleanup(u);
-    return r;
-}
-
-static void append_part(CURLU *u, CURLUPart part, struct buffer *out)
-{
-    char *text = NULL;
-    if (!curl_url_get(u, part, &text, 0))
-        buffer_append_text(out, text);
-    curl_free(text);
-}
-
-int http_call_url_parts(const char *url, struct buffer *host, struct buffer *path, struct buffer *query,
-                        struct error *err)
-{
-    CURLU *u = curl_url();
-    if (!u)
-        return error_set(err, ERROR_MEMORY, "out of memory");
-    if (curl_url_set(u, CURLUPART_URL, url, 0)) {
-        curl_url_cleanup(u);
-        return error_set(err, ERROR_INVALID, "the URL (%zu bytes) is none", strlen(url));
-    }
-    append_part(u, CURLUPART_HOST, host);
-    char *scheme = NULL;
-    char *port = NULL;
-    if (!curl_url_get(u, CURLUPART_SCHEME, &scheme, 0) && !curl_url_get(u, CURLUPART_PORT, &port, 0) &&
-        strcmp(port, strcmp(scheme, "https") ? "80" : "443"))
-        buffer_printf(host, ":%s", port);
-    curl_free(scheme);
-    curl_free(port);
-    append_part(u, CURLUPART_PATH, path);
-    append_part(u, CURLUPART_QUERY, query);
-    curl_url_cleanup(u);
-    return host->failed || path->failed || query->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
-}
-
-uint64_t http_call_retry_after(const char *value, int64_t now_unix_s)
-{
-    char *end;
-    while (*value == ' ')
-        value++;
-    int64_t seconds;
-    if (isdigit((unsigned char)*value)) {
-        seconds = strtoll(value, &end, 10); /* saturates */
-        while (*end == ' ')
-            end++;
-        if (*end)
-            return 0;
-    } else {
-        time_t at = curl_getdate(value, NULL);
-        seconds = at == -1 ? 0 : (int64_t)at - now_unix_s;
-    }
-    if (seconds <= 0)
-        return 0;
-    return (uint64_t)(seconds < RETRY_AFTER_LONGEST ? seconds : RETRY_AFTER_LONGEST) * CLOCK_S;
-}
 
 /* --- the loop and libcurl --- */
 
-static void take_ended(struct http_calls *calls);
+static void take_ended(struct lane *lane);
 
-static void act(struct http_calls *calls, curl_socket_t fd, int what)
+static void act(struct lane *lane, curl_socket_t fd, int what)
 {
     int running;
-    curl_multi_socket_action(calls->multi, fd, what, &running);
-    take_ended(calls);
+    curl_multi_socket_action(lane->multi, fd, what, &running);
+    take_ended(lane);
+}
+
+static void unwatch(struct watched *w)
+{
+    if (w->events)
+        loop_remove(w->calls->loop, w->fd);
+    w->events = 0;
 }
 
 static void on_ready(void *data, uint32_t events)
@@ -216,7 +95,10 @@ static void on_ready(void *data, uint32_t events)
     struct watched *w = data;
     int what = (events & (EPOLLIN | EPOLLHUP) ? CURL_CSELECT_IN : 0) |
                (events & EPOLLOUT ? CURL_CSELECT_OUT : 0) | (events & EPOLLERR ? CURL_CSELECT_ERR : 0);
-    act(w->calls, w->fd, what);
+    if (w->lane)
+        act(w->lane, w->fd, what);
+    else
+        unwatch(w);
 }
 
 static void on_time(void *data)
@@ -226,40 +108,79 @@ static void on_time(void *data)
 
 static int on_timer(CURLM *multi, long timeout_ms, void *data)
 {
-    struct http_calls *calls = data;
+    struct lane *lane = data;
+    struct loop *loop = lane->calls->loop;
     (void)multi;
     if (timeout_ms < 0) {
-        loop_timer_cancel(calls->loop, on_time, calls);
+        loop_timer_cancel(loop, on_time, lane);
         return 0;
     }
-    return loop_timer_set(calls->loop, clock_now_ns() + (uint64_t)timeout_ms * CLOCK_MS, on_time, calls,
-                          NULL);
+    return loop_timer_set(loop, clock_now_ns() + (uint64_t)timeout_ms * CLOCK_MS, on_time, lane, NULL);
+}
+
+static struct watched *watched_of(struct http_calls *calls, int fd)
+{
+    if ((size_t)fd >= calls->n_watched) {
+        size_t n = (size_t)fd + 64;
+        struct watched **grown = realloc(calls->watched, n * sizeof(struct watched *));
+        if (!grown)
+            return NULL;
+        memset(grown + calls->n_watched, 0, (n - calls->n_watched) * sizeof(struct watched *));
+        calls->watched = grown;
+        calls->n_watched = n;
+    }
+    if (!calls->watched[fd] && (calls->watched[fd] = calloc(1, sizeof(struct watched))))
+        *calls->watched[fd] = (struct watched){.calls = calls, .fd = fd};
+    return calls->watched[fd];
 }
 
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *data, void *of_socket)
 {
-    struct http_calls *calls = data;
-    struct watched *w = of_socket;
+    struct lane *lane = data;
+    struct watched *w = watched_of(lane->calls, fd);
+    int r = 0;
     (void)easy;
+    (void)of_socket;
+    if (!w)
+        return -1;
     if (what == CURL_POLL_REMOVE) {
-        if (w)
-            loop_remove(calls->loop, fd);
-        free(w);
+        w->lane = NULL;
+        if (!w->connection || w->events != EPOLLIN)
+            unwatch(w);
         return 0;
     }
     uint32_t events = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u);
-    if (w)
-        return loop_modify(calls->loop, fd, events, NULL);
-    if (!(w = malloc(sizeof *w)))
+    if (!w->events)
+        r = loop_add(lane->calls->loop, fd, events, on_ready, w, NULL);
+    else if (w->events != events)
+        r = loop_modify(lane->calls->loop, fd, events, NULL);
+    if (r < 0)
         return -1;
-    *w = (struct watched){calls, fd};
-    loop_remove(calls->loop, fd); /* of a descriptor that was closed without a word */
-    if (loop_add(calls->loop, fd, events, on_ready, w, NULL) < 0) {
-        free(w);
-        return -1;
-    }
-    curl_multi_assign(calls->multi, fd, w);
+    w->lane = lane;
+    w->events = events;
     return 0;
+}
+
+static int on_open(void *data, curl_socket_t fd, curlsocktype purpose)
+{
+    struct watched *w = watched_of(data, fd);
+    (void)purpose;
+    if (!w)
+        return CURL_SOCKOPT_ERROR;
+    unwatch(w);
+    w->connection = true;
+    return CURL_SOCKOPT_OK;
+}
+
+static int on_close(void *data, curl_socket_t fd)
+{
+    struct watched *w = watched_of(data, fd);
+    if (w) {
+        unwatch(w);
+        w->lane = NULL;
+        w->connection = false;
+    }
+    return close(fd);
 }
 
 /* --- a call --- */
@@ -334,6 +255,7 @@ static void retire(struct http_call *call)
     if (call->after)
         call->after->before = call->before;
     calls->n_under_way--;
+    call->lane->n_under_way--;
     calls->kept_bytes -= call->body.len;
     curl_slist_free_all(call->headers);
     call->headers = NULL;
@@ -362,7 +284,7 @@ static int set_headers(struct http_call *call, const struct http_call_request *r
 {
     /* What libcurl would add by itself; Expect would have it wait for the server's permission to send. */
     static const char *const unwanted[] = {"Expect:", "Accept:", "Content-Type:"};
-    for (const char *h = NULL; (h = next_header(request, h));)
+    for (const char *h = NULL; (h = http_call_next_header(request, h));)
         if (add_header(call, h) < 0)
             return -1;
     for (size_t i = 0; i < sizeof unwanted / sizeof unwanted[0]; i++) {
@@ -422,6 +344,8 @@ static bool set_all(struct http_call *call, const struct http_call_request *requ
         SET(UNIX_SOCKET_PATH, unix_socket);
     if (!strncasecmp(url, "https", 5))
         SET(PIPEWAIT, 1L); /* one connection may carry all */
+    if (*call->calls->tls_ca)
+        SET(CAINFO, call->calls->tls_ca);
     SET(CONNECTTIMEOUT_MS, milliseconds(request->connect_timeout_ns));
     SET(TIMEOUT_MS, milliseconds(request->timeout_ns));
     SET(HTTPHEADER, call->headers);
@@ -431,7 +355,55 @@ static bool set_all(struct http_call *call, const struct http_call_request *requ
     SET(HEADERDATA, call);
     SET(ERRORBUFFER, call->why);
     SET(PRIVATE, call);
+    SET(SOCKOPTFUNCTION, on_open);
+    SET(SOCKOPTDATA, call->calls);
+    SET(CLOSESOCKETFUNCTION, on_close);
+    SET(CLOSESOCKETDATA, call->calls);
     return failed;
+}
+
+/* Where few are under way; but calls that one connection can carry go together. */
+static struct lane *choose_lane(struct http_calls *calls, const char *url)
+{
+    struct lane *least = &calls->lanes[0];
+    if (!strncasecmp(url, "https:", 6)) {
+        size_t len = 8 + strcspn(url + 8, "/?#");
+        uint32_t h = 2166136261u; /* FNV-1a */
+        for (size_t i = 0; i < len; i++)
+            h = (h ^ (uint32_t)tolower((unsigned char)url[i])) * 16777619u;
+        return &calls->lanes[h % LANES];
+    }
+    for (size_t i = 1; i < LANES; i++)
+        if (calls->lanes[i].n_under_way < least->n_under_way)
+            least = &calls->lanes[i];
+    return least;
+}
+
+static void enlist(struct http_call *call, struct lane *lane)
+{
+    struct http_calls *calls = call->calls;
+    call->before = NULL;
+    call->after = calls->under_way;
+    if (call->after)
+        call->after->before = call;
+    calls->under_way = call;
+    calls->n_under_way++;
+    call->lane = lane;
+    lane->n_under_way++;
+}
+
+/* libcurl looks closer; what it finds wrong comes with the answer. */
+static int check_url(struct buffer *url, struct error *err)
+{
+    const char *text = buffer_text(url);
+    size_t scheme = strncasecmp(text, "http://", 7) ? 8 : 7;
+    if ((scheme == 8 && strncasecmp(text, "https://", 8) != 0) || url->len == scheme)
+        return error_set(err, ERROR_INVALID, "the URL (%zu bytes) is not one of http or https", url->len);
+    for (size_t i = 0; i < url->len; i++)
+        if ((unsigned char)text[i] <= ' ' || text[i] == 0x7f)
+            return error_set(err, ERROR_INVALID, "the URL (%zu bytes) holds a blank or a control character",
+                             url->len);
+    return 0;
 }
 
 int http_call_start(struct http_calls *calls, const struct http_call_request *request, http_call_done done,
@@ -439,22 +411,14 @@ int http_call_start(struct http_calls *calls, const struct http_call_request *re
 {
     BUFFER_AUTO url = BUFFER_INIT;
     BUFFER_AUTO path = BUFFER_INIT;
-    BUFFER_AUTO origin = BUFFER_INIT;
     buffer_append(&url, request->url.data, request->url.len);
     buffer_append(&path, request->unix_socket.data, request->unix_socket.len);
-    if (memchr(buffer_text(&url), '\0', url.len))
-        return error_set(err, ERROR_INVALID, "the URL holds a NUL character");
-    if (http_call_origin(buffer_text(&url), &origin, err) < 0)
+    if (check_url(&url, err) < 0)
         return -1;
     struct http_call *call = take_pooled(calls);
     if (!call)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    call->before = NULL;
-    call->after = calls->under_way;
-    if (call->after)
-        call->after->before = call;
-    calls->under_way = call;
-    calls->n_under_way++;
+    enlist(call, choose_lane(calls, buffer_text(&url)));
     call->done = done;
     call->data = data;
     call->answer_max = request->answer_max;
@@ -464,7 +428,7 @@ int http_call_start(struct http_calls *calls, const struct http_call_request *re
     buffer_append(&call->sent, request->body.data, request->body.len);
     bool failed = set_all(call, request, buffer_text(&url), buffer_text(&path));
     if (failed || call->sent.failed || url.failed || path.failed ||
-        curl_multi_add_handle(calls->multi, call->easy) != CURLM_OK) {
+        curl_multi_add_handle(call->lane->multi, call->easy) != CURLM_OK) {
         retire(call);
         return error_set(err, ERROR_MEMORY, "out of memory");
     }
@@ -475,7 +439,7 @@ int http_call_start(struct http_calls *calls, const struct http_call_request *re
 
 void http_call_cancel(struct http_call *call)
 {
-    curl_multi_remove_handle(call->calls->multi, call->easy);
+    curl_multi_remove_handle(call->lane->multi, call->easy);
     retire(call);
 }
 
@@ -515,9 +479,15 @@ static void end(struct http_call *call, CURLcode code)
 {
     struct error err;
     long status = 0;
+    long version = CURL_HTTP_VERSION_NONE;
     struct http_answer answer = {.complete = code == CURLE_OK, .call = call};
     curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
     answer.status = status > 0 ? (unsigned)status : 0;
+    curl_easy_getinfo(call->easy, CURLINFO_HTTP_VERSION, &version);
+    answer.version = version == CURL_HTTP_VERSION_2_0   ? 20
+                     : version == CURL_HTTP_VERSION_1_1 ? 11
+                     : version == CURL_HTTP_VERSION_1_0 ? 10
+                                                        : 0;
     if (!answer.complete) {
         explain(call, code, &err);
         answer.error = &err;
@@ -531,17 +501,17 @@ static void end(struct http_call *call, CURLcode code)
     retire(call);
 }
 
-static void take_ended(struct http_calls *calls)
+static void take_ended(struct lane *lane)
 {
     CURLMsg *message;
     int left;
-    while ((message = curl_multi_info_read(calls->multi, &left))) {
+    while ((message = curl_multi_info_read(lane->multi, &left))) {
         struct http_call *call = NULL;
         CURLcode code = message->data.result;
         if (message->msg != CURLMSG_DONE)
             continue;
         curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &call);
-        curl_multi_remove_handle(calls->multi, call->easy);
+        curl_multi_remove_handle(lane->multi, call->easy);
         end(call, code);
     }
 }
@@ -566,22 +536,35 @@ static void raise_descriptors(void)
     }
 }
 
-int http_calls_new(struct loop *loop, struct http_calls **ret_calls, struct error *err)
+static int open_lane(struct lane *lane, struct http_calls *calls)
+{
+    lane->calls = calls;
+    CURLM *m = lane->multi = curl_multi_init();
+    if (!m)
+        return -1;
+    bool failed = curl_multi_setopt(m, CURLMOPT_SOCKETFUNCTION, on_socket) ||
+                  curl_multi_setopt(m, CURLMOPT_SOCKETDATA, lane) ||
+                  curl_multi_setopt(m, CURLMOPT_TIMERFUNCTION, on_timer) ||
+                  curl_multi_setopt(m, CURLMOPT_TIMERDATA, lane) ||
+                  curl_multi_setopt(m, CURLMOPT_MAXCONNECTS, (long)CONNECTIONS_MAX / LANES) ||
+                  curl_multi_setopt(m, CURLMOPT_PIPELINING, CURLPIPE_MULTIPLEX);
+    return failed ? -1 : 0;
+}
+
+int http_calls_new(struct loop *loop, const char *tls_ca, struct http_calls **ret_calls, struct error *err)
 {
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
         return error_set(err, ERROR_SYSTEM, "libcurl cannot be initialised");
     struct http_calls *calls = calloc(1, sizeof *calls);
-    if (!calls || !(calls->multi = curl_multi_init())) {
-        free(calls);
+    if (!calls)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    }
     calls->loop = loop;
-    curl_multi_setopt(calls->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
-    curl_multi_setopt(calls->multi, CURLMOPT_SOCKETDATA, calls);
-    curl_multi_setopt(calls->multi, CURLMOPT_TIMERFUNCTION, on_timer);
-    curl_multi_setopt(calls->multi, CURLMOPT_TIMERDATA, calls);
-    curl_multi_setopt(calls->multi, CURLMOPT_MAXCONNECTS, (long)CONNECTIONS_MAX);
-    curl_multi_setopt(calls->multi, CURLMOPT_PIPELINING, CURLPIPE_MULTIPLEX);
+    calls->tls_ca = tls_ca;
+    for (size_t i = 0; i < LANES; i++)
+        if (open_lane(&calls->lanes[i], calls) < 0) {
+            http_calls_free(calls);
+            return error_set(err, ERROR_MEMORY, "out of memory");
+        }
     raise_descriptors();
     *ret_calls = calls;
     return 0;
@@ -598,8 +581,17 @@ void http_calls_free(struct http_calls *calls)
         call_free(calls->pool);
         calls->pool = next;
     }
-    curl_multi_cleanup(calls->multi); /* closes connections, and tells on_socket so */
-    loop_timer_cancel(calls->loop, on_time, calls);
+    for (size_t i = 0; i < LANES; i++) {
+        if (calls->lanes[i].multi)
+            curl_multi_cleanup(calls->lanes[i].multi); /* closes connections, and tells on_close so */
+        loop_timer_cancel(calls->loop, on_time, &calls->lanes[i]);
+    }
+    for (size_t fd = 0; fd < calls->n_watched; fd++) {
+        if (calls->watched[fd])
+            unwatch(calls->watched[fd]);
+        free(calls->watched[fd]);
+    }
+    free(calls->watched);
     free(calls);
 }
 

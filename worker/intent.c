@@ -13,6 +13,8 @@ static struct intent *allocate(const char *text, size_t len)
     if (intent) {
         memcpy(intent->text, text, len);
         intent->len = len;
+        if (json_scan(intent->text, len, &intent->root, NULL) < 0)
+            intent->root.type = JSON_ABSENT;
     }
     return intent;
 }
@@ -84,8 +86,7 @@ void intent_free_list(struct intent *intent)
 static bool member(const struct intent *intent, const char *name, enum json_type type,
                    struct json_value *ret_value)
 {
-    struct json_value root;
-    return json_scan(intent->text, intent->len, &root, NULL) == 0 && json_member(&root, name, ret_value) &&
+    return intent->root.type == JSON_OBJECT && json_member(&intent->root, name, ret_value) &&
            ret_value->type == type;
 }
 

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/json.h"
 #include "worker/action/action.h"
 
 #define INTENT_FIELD_MAX 48
@@ -29,6 +30,7 @@ struct intent {
     char *report;             /* members for the dead letter, as JSON text; NULL: none. Owned */
     struct intent *wait_next; /* in a list of a sink */
     uint64_t not_before_ns;
+    struct json_value root; /* of the text */
     size_t len;
     char text[]; /* the JSON document as stored: {"key","trigger","action","body":{...}} */
 };

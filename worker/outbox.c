@@ -160,7 +160,6 @@ void outbox_dead_letter(const struct intent *intent, struct changes *out)
     struct json_value trigger;
     struct json_value body;
     struct json_value json;
-    struct json_value root;
     struct cloudevent event;
     BUFFER_AUTO id = BUFFER_INIT;
     BUFFER_AUTO scratch = BUFFER_INIT;
@@ -181,8 +180,7 @@ void outbox_dead_letter(const struct intent *intent, struct changes *out)
         buffer_append_char(&text, ',');
     }
     buffer_append_text(&text, "\"intent\":");
-    if (json_scan(intent->text, intent->len, &root, NULL) == 0)
-        redact_json(&root, "event", &text);
+    redact_json(&intent->root, "event", &text);
     out->text.failed |= text.failed;
     letter.body = text.data;
     letter.body_len = text.len;
