@@ -96,7 +96,7 @@ static void test_triggers_refused(void **state)
         {"{\"id\":\"t\",\"condition\":{\"name\":\"true\"}," PASS "," EVENTS "}",
          "unknown condition true; known: TRUE, JOIN, FUNCTION_JOIN, COUNTER_THRESHOLD"},
         {"{\"id\":\"t\"," TRUE_ ",\"action\":{\"name\":\"X\"}," EVENTS "}",
-         "unknown action X; known: PASS, TERMINATE, EMIT"},
+         "unknown action X; known: PASS, TERMINATE, EMIT, HTTP_INVOKE"},
         {"{\"id\":\"t\",\"condition\":{\"name\":\"PYTHON_CALLABLE\",\"callable\":\"gASV\"}," PASS "," EVENTS
          "}",
          "condition PYTHON_CALLABLE: Python functions cannot be run here"},

@@ -26,7 +26,7 @@ struct firing {
     const char *creation; /* the workspace's creation value */
     const struct trigger *trigger;
     const struct cloudevent *event;
-    uint64_t number;     /* of the trigger's firings */
+    uint64_t number;               /* of the trigger's firings */
     const struct globals *globals; /* NULL: none */
     uint64_t own_source; /* hash of the name of the event source that means the workflow itself; 0: none */
 };

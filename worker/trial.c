@@ -10,6 +10,7 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "worker/firing.h"
+#include "worker/redact.h"
 #include "worker/router.h"
 #include "worker/trigger.h"
 
@@ -83,8 +84,12 @@ static int intend(struct firing *firing, const struct action_type *action, const
         buffer_append_char(out, ':');
         if (json_equals(&name, "event_source", 12))
             append_target(&value, out);
-        else
+        else if (value.type == JSON_STRING && redact_is_secret(name.text, name.len))
+            buffer_append_text(out, "\"" REDACTED "\"");
+        else if (json_equals(&name, "event", 5))
             append_raw(&value, out);
+        else
+            redact_json(&value, NULL, out);
     }
     buffer_append_char(out, '}');
     return out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
