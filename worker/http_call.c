@@ -574,12 +574,16 @@ void http_calls_free(struct http_calls *calls)
 {
     if (!calls)
         return;
-    while (calls->under_way)
-        http_call_cancel(calls->under_way);
-    while (calls->pool) {
-        struct http_call *next = calls->pool->next;
-        call_free(calls->pool);
-        calls->pool = next;
+    for (struct http_call *call = calls->under_way; call;) {
+        struct http_call *next = call->after;
+        curl_multi_remove_handle(call->lane->multi, call->easy);
+        call_free(call);
+        call = next;
+    }
+    for (struct http_call *call = calls->pool; call;) {
+        struct http_call *next = call->next;
+        call_free(call);
+        call = next;
     }
     for (size_t i = 0; i < LANES; i++) {
         if (calls->lanes[i].multi)

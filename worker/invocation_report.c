@@ -22,9 +22,11 @@ static struct cloudevent_span span(struct buffer *text)
 }
 
 /* Packs an event that lacks only what all have. suffix: of the id, so that reply and failure differ. */
-static int pack(const struct invocation *i, struct cloudevent *event, const char *suffix, bool optional,
-                struct error *err)
+static int pack(const struct invocation *i, const struct cloudevent *lacking, const char *suffix,
+                bool optional, struct error *err)
 {
+    struct cloudevent whole = *lacking;
+    struct cloudevent *event = &whole;
     char time[CLOCK_ISO_MAX];
     BUFFER_AUTO id = BUFFER_INIT;
     BUFFER_AUTO key = BUFFER_INIT;
