@@ -2,17 +2,25 @@
  * none. */
 #include "worker/http_call.h"
 
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "common/clock.h"
 #include "common/error.h"
 #include "common/loop.h"
 #include "tests/support/function_server.h"
+#include "tests/support/process.h"
 #include "tests/support/wait.h"
 
 struct bed {
@@ -24,6 +32,7 @@ struct bed {
 struct outcome {
     unsigned n;
     unsigned status;
+    unsigned version;
     bool complete;
     int code;
     char message[240];
@@ -61,6 +70,7 @@ static void on_done(void *data, const struct http_answer *answer)
     const char *header = http_answer_header(answer, "content-TYPE");
     *o = (struct outcome){.n = o->n + 1,
                           .status = answer->status,
+                          .version = answer->version,
                           .complete = answer->complete,
                           .len = answer->len,
                           .retry_after_ns = answer->retry_after_ns};
@@ -384,6 +394,160 @@ static void test_cancel(void **state)
     loop_run_once(bed->loop, CLOCK_MS, &err);
 }
 
+/* --- TLS and HTTP/2 --- */
+
+struct tls {
+    char dir[64];
+    struct process server;
+    int port;
+};
+
+#define NGHTTPD "/usr/sbin/nghttpd"
+
+static int free_port(void)
+{
+    struct function_server *server = function_server_new();
+    assert_non_null(server);
+    int port = (int)function_server_port(server);
+    function_server_free(server);
+    return port;
+}
+
+static bool answers(int port)
+{
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool well = fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+    if (fd >= 0)
+        close(fd);
+    return well;
+}
+
+/* A server that sends back what it gets, with a certificate of its own. */
+static void start_tls(struct tls *tls)
+{
+    char command[512], log[96], key[96], certificate[96], port[16];
+    *tls = (struct tls){.dir = "/tmp/triggerflow-tls-XXXXXX"};
+    assert_non_null(mkdtemp(tls->dir));
+    snprintf(command, sizeof command,
+             "cd %s && openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout key.pem -out cert.pem -subj "
+             "/CN=localhost -addext subjectAltName=IP:127.0.0.1 >/dev/null 2>&1",
+             tls->dir);
+    assert_int_equal(system(command), 0);
+    tls->port = free_port();
+    snprintf(log, sizeof log, "%s/log", tls->dir);
+    snprintf(key, sizeof key, "%s/key.pem", tls->dir);
+    snprintf(certificate, sizeof certificate, "%s/cert.pem", tls->dir);
+    snprintf(port, sizeof port, "%d", tls->port);
+    process_init(&tls->server, log);
+    const char *argv[] = {NGHTTPD, "--echo-upload", "-a", "127.0.0.1", "-d", tls->dir, port,
+                          key,     certificate,     NULL};
+    assert_int_equal(process_start(&tls->server, argv, (const char *const[]){NULL}), 0);
+    WAIT_ELSE(answers(tls->port), process_show_log(&tls->server));
+}
+
+static void stop_tls(struct tls *tls)
+{
+    char command[96];
+    process_kill(&tls->server, SIGKILL);
+    snprintf(command, sizeof command, "rm -rf %s", tls->dir);
+    if (system(command) != 0)
+        perror(command);
+}
+
+static unsigned open_descriptors(void)
+{
+    unsigned n = 0;
+    for (int fd = 0; fd < 4096; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static void use_authority(struct bed *bed, const char *certificate)
+{
+    http_calls_free(bed->calls);
+    assert_int_equal(http_calls_new(bed->loop, certificate, &bed->calls, NULL), 0);
+}
+
+/* Streams of one connection, not connections. */
+static void test_http2(void **state)
+{
+    struct bed *bed = *state;
+    enum { CALLS = 200 };
+    static struct outcome outcomes[CALLS];
+    struct tls tls;
+    struct http_call_request request;
+    char url[64], certificate[96], body[32];
+    if (access(NGHTTPD, X_OK) != 0) {
+        puts("skipped: no " NGHTTPD);
+        skip();
+    }
+    start_tls(&tls);
+    snprintf(url, sizeof url, "https://127.0.0.1:%d/x", tls.port);
+    snprintf(certificate, sizeof certificate, "%s/cert.pem", tls.dir);
+    prepare(bed, &request, url, "{}");
+    struct outcome o = ask(bed, &request); /* nobody vouches for it */
+    assert_int_equal(o.status, 0);
+    assert_int_equal(o.code, ERROR_REFUSED);
+    use_authority(bed, certificate);
+    prepare(bed, &request, url, "first");
+    o = ask(bed, &request);
+    assert_int_equal(o.version, 20);
+    unsigned before = open_descriptors();
+    for (unsigned i = 0; i < CALLS; i++) {
+        snprintf(body, sizeof body, "%u", i);
+        prepare(bed, &request, url, body);
+        begin(bed, &request, &outcomes[i]);
+    }
+    wait_all(bed);
+    for (unsigned i = 0; i < CALLS; i++) {
+        snprintf(body, sizeof body, "%u", i);
+        assert_int_equal(outcomes[i].status, 200);
+        assert_int_equal(outcomes[i].version, 20);
+        assert_string_equal(outcomes[i].body, body);
+    }
+    assert_in_range(open_descriptors() - before, 1, 18);
+    use_authority(bed, "");
+    stop_tls(&tls);
+}
+
+/* --- a Unix socket --- */
+
+static void test_unix_socket(void **state)
+{
+    struct bed *bed = *state;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct http_call_request request;
+    struct outcome o;
+    struct error err;
+    char dir[] = "/tmp/triggerflow-unix-XXXXXX";
+    char got[2048] = "";
+    assert_non_null(mkdtemp(dir));
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/socket", dir);
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(listener, 5), 0);
+    prepare(bed, &request, "http://docker/v1/info", NULL);
+    buffer_append_text(&request.unix_socket, address.sun_path);
+    assert_int_equal(http_call_method(&request, "GET", 3, NULL), 0);
+    begin(bed, &request, &o);
+    loop_run_once(bed->loop, CLOCK_S, &err);
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(fd >= 0);
+    WAIT((loop_run_once(bed->loop, CLOCK_MS, &err), recv(fd, got, sizeof got - 1, MSG_DONTWAIT) > 0));
+    assert_non_null(strstr(got, "GET /v1/info HTTP/1.1\r\nHost: docker\r\n"));
+    static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+    assert_int_equal(send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL), sizeof answer - 1);
+    wait_all(bed);
+    assert_int_equal(o.status, 200);
+    assert_string_equal(o.body, "hi");
+    close(fd);
+    close(listener);
+    unlink(address.sun_path);
+    rmdir(dir);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -395,6 +559,7 @@ int main(void)
         TEST(test_timeout),       TEST(test_statuses),
         TEST(test_retry_after),   TEST(test_many),
         TEST(test_begin_in_done), TEST(test_cancel),
+        TEST(test_http2),         TEST(test_unix_socket),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,11 +13,17 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/hash.h"
 #include "common/loop.h"
 
 #define POOL_MAX 256          /* easy handles kept for reuse */
 #define BODY_KEPT (64u << 10) /* of a pooled call's buffers */
 #define LANES 16
+#define ORIGINS_MAX 1024 /* whose version of HTTP is remembered */
+/* Connections to one host, while it is not known what it speaks, and when it speaks HTTP/2. */
+#define HOST_CONNECTIONS_UNKNOWN 64
+#define HOST_CONNECTIONS_MULTIPLEXED 16
+#define STREAMS_MAX 1000     /* of a connection; the server may allow fewer */
 #define CONNECTIONS_MAX 4096 /* kept open */
 
 /* A call; kept in the pool after its end. */
@@ -41,18 +47,23 @@ struct http_call {
 };
 
 /* libcurl looks for a connection to use again by going through all to the same host, so they are spread over
- * several multi handles, each with connections of its own. What may share one connection goes the same lane.
- */
+ * several multi handles, each with connections of its own. But calls to a host that speaks HTTP/2 share few
+ * connections in one lane, and those to a TLS server that has not answered yet go another, in which they wait
+ * for each other's connection. */
 struct lane {
     struct http_calls *calls;
     CURLM *multi;
     size_t n_under_way;
 };
 
+enum { LANE_UNKNOWN = LANES, LANE_MULTIPLEXED, LANES_IN_ALL };
+static char speaks_1[1], speaks_2[1]; /* only their addresses mean something */
+
 struct http_calls {
     struct loop *loop;
     const char *tls_ca;
-    struct lane lanes[LANES];
+    struct lane lanes[LANES_IN_ALL];
+    struct hash_table origins; /* of TLS servers that have answered -> speaks_1 or speaks_2 */
     struct http_call *pool;
     size_t n_pool;
     struct http_call *under_way;
@@ -362,21 +373,52 @@ static bool set_all(struct http_call *call, const struct http_call_request *requ
     return failed;
 }
 
-/* Where few are under way; but calls that one connection can carry go together. */
+/* Where few are under way; but see struct lane. */
 static struct lane *choose_lane(struct http_calls *calls, const char *url)
 {
     struct lane *least = &calls->lanes[0];
     if (!strncasecmp(url, "https:", 6)) {
-        size_t len = 8 + strcspn(url + 8, "/?#");
-        uint32_t h = 2166136261u; /* FNV-1a */
-        for (size_t i = 0; i < len; i++)
-            h = (h ^ (uint32_t)tolower((unsigned char)url[i])) * 16777619u;
-        return &calls->lanes[h % LANES];
+        BUFFER_AUTO origin = BUFFER_INIT;
+        const void *speaks = NULL;
+        if (http_call_origin(url, &origin, NULL) == 0)
+            speaks = hash_get(&calls->origins, buffer_text(&origin), origin.len);
+        if (speaks != speaks_1)
+            return &calls->lanes[speaks ? LANE_MULTIPLEXED : LANE_UNKNOWN];
     }
     for (size_t i = 1; i < LANES; i++)
         if (calls->lanes[i].n_under_way < least->n_under_way)
             least = &calls->lanes[i];
     return least;
+}
+
+static void forget_origins(struct http_calls *calls)
+{
+    size_t cursor = 0;
+    for (struct hash_entry *e; (e = hash_next(&calls->origins, &cursor));)
+        free((void *)(uintptr_t)e->key);
+    hash_done(&calls->origins);
+    hash_init(&calls->origins);
+}
+
+/* Remembers what the server speaks; it may change its mind. */
+static void learn(struct http_call *call, unsigned version)
+{
+    struct http_calls *calls = call->calls;
+    char *url = NULL;
+    BUFFER_AUTO origin = BUFFER_INIT;
+    curl_easy_getinfo(call->easy, CURLINFO_EFFECTIVE_URL, &url);
+    if (!version || !url || strncasecmp(url, "https:", 6) != 0 || http_call_origin(url, &origin, NULL) < 0)
+        return;
+    char *speaks = version >= 20 ? speaks_2 : speaks_1;
+    const char *name = buffer_text(&origin);
+    const void *before = hash_get(&calls->origins, name, origin.len);
+    if (before == speaks)
+        return;
+    if (before || calls->origins.count >= ORIGINS_MAX)
+        forget_origins(calls);
+    char *copy = strdup(name);
+    if (copy && hash_put(&calls->origins, copy, origin.len, speaks, NULL) < 0)
+        free(copy);
 }
 
 static void enlist(struct http_call *call, struct lane *lane)
@@ -488,6 +530,7 @@ static void end(struct http_call *call, CURLcode code)
                      : version == CURL_HTTP_VERSION_1_1 ? 11
                      : version == CURL_HTTP_VERSION_1_0 ? 10
                                                         : 0;
+    learn(call, answer.version);
     if (!answer.complete) {
         explain(call, code, &err);
         answer.error = &err;
@@ -536,7 +579,7 @@ static void raise_descriptors(void)
     }
 }
 
-static int open_lane(struct lane *lane, struct http_calls *calls)
+static int open_lane(struct lane *lane, struct http_calls *calls, long host_connections)
 {
     lane->calls = calls;
     CURLM *m = lane->multi = curl_multi_init();
@@ -547,6 +590,8 @@ static int open_lane(struct lane *lane, struct http_calls *calls)
                   curl_multi_setopt(m, CURLMOPT_TIMERFUNCTION, on_timer) ||
                   curl_multi_setopt(m, CURLMOPT_TIMERDATA, lane) ||
                   curl_multi_setopt(m, CURLMOPT_MAXCONNECTS, (long)CONNECTIONS_MAX / LANES) ||
+                  curl_multi_setopt(m, CURLMOPT_MAX_HOST_CONNECTIONS, host_connections) ||
+                  curl_multi_setopt(m, CURLMOPT_MAX_CONCURRENT_STREAMS, (long)STREAMS_MAX) ||
                   curl_multi_setopt(m, CURLMOPT_PIPELINING, CURLPIPE_MULTIPLEX);
     return failed ? -1 : 0;
 }
@@ -560,8 +605,12 @@ int http_calls_new(struct loop *loop, const char *tls_ca, struct http_calls **re
         return error_set(err, ERROR_MEMORY, "out of memory");
     calls->loop = loop;
     calls->tls_ca = tls_ca;
-    for (size_t i = 0; i < LANES; i++)
-        if (open_lane(&calls->lanes[i], calls) < 0) {
+    hash_init(&calls->origins);
+    for (size_t i = 0; i < LANES_IN_ALL; i++)
+        if (open_lane(&calls->lanes[i], calls,
+                      i == LANE_UNKNOWN       ? HOST_CONNECTIONS_UNKNOWN
+                      : i == LANE_MULTIPLEXED ? HOST_CONNECTIONS_MULTIPLEXED
+                                              : 0) < 0) {
             http_calls_free(calls);
             return error_set(err, ERROR_MEMORY, "out of memory");
         }
@@ -585,7 +634,7 @@ void http_calls_free(struct http_calls *calls)
         call_free(call);
         call = next;
     }
-    for (size_t i = 0; i < LANES; i++) {
+    for (size_t i = 0; i < LANES_IN_ALL; i++) {
         if (calls->lanes[i].multi)
             curl_multi_cleanup(calls->lanes[i].multi); /* closes connections, and tells on_close so */
         loop_timer_cancel(calls->loop, on_time, &calls->lanes[i]);
@@ -596,6 +645,8 @@ void http_calls_free(struct http_calls *calls)
         free(calls->watched[fd]);
     }
     free(calls->watched);
+    forget_origins(calls);
+    hash_done(&calls->origins);
     free(calls);
 }
 
