@@ -66,6 +66,19 @@ static void put_workload(struct invoke_bed *bed)
     invoke_bed_trigger(bed, "broken", "*", "/f/broken", reply);
     invoke_bed_counter(bed, "answered", "answered", "all");
     invoke_bed_counter(bed, "failed", FAILURE, "all");
+    /* These look at no key: an event that comes twice shows. */
+    worker_bed_trigger(bed->worker, "each", "TRUE", "{}", "{\"name\":\"PASS\"}", "answered", "all");
+    worker_bed_trigger(bed->worker, "each-failure", "TRUE", "{}", "{\"name\":\"PASS\"}", FAILURE, "all");
+}
+
+static long long fired(struct invoke_bed *bed, const char *trigger)
+{
+    char field[64];
+    snprintf(field, sizeof field, "fired:uuid-%s", trigger);
+    char *text = workspace_get(&bed->worker->workspace, "checkpoint", field);
+    long long n = text ? atoll(text) : -1;
+    free(text);
+    return n;
 }
 
 static void go(struct invoke_bed *bed, unsigned *events)
@@ -83,6 +96,8 @@ static void compare(struct invoke_bed *bed, unsigned events)
     worker_bed_settle(bed->worker);
     assert_int_equal(invoke_bed_count(bed, "answered"), 2 * events);
     assert_int_equal(invoke_bed_count(bed, "failed"), events);
+    assert_int_equal(fired(bed, "each"), 2 * events);
+    assert_int_equal(fired(bed, "each-failure"), events);
     assert_int_equal(workspace_dead_letters(&bed->worker->workspace, "action_failed"), events);
     assert_int_equal(workspace_count(&bed->worker->workspace, "dead_letters"), events);
     for (size_t i = 0; i < 3; i++)
