@@ -348,6 +348,33 @@ static void test_many(void **state)
     assert_in_range(function_server_connections(bed->server), 1, CALLS + 10);
 }
 
+/* Together more than all answers under way may keep, but never at a time. */
+static void test_room_is_given_back(void **state)
+{
+    struct bed *bed = *state;
+    enum { CALLS = 20, ROUNDS = HTTP_CALL_KEPT_BYTES / (CALLS << 20) + 2 };
+    static struct outcome outcomes[CALLS];
+    char *body = malloc((1 << 20) + 1);
+    assert_non_null(body);
+    memset(body, 'x', 1 << 20);
+    body[1 << 20] = '\0';
+    function_server_behave(bed->server, NULL, &(struct function_behaviour){.body = body});
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        for (unsigned i = 0; i < CALLS; i++) {
+            struct http_call_request request;
+            prepare(bed, &request, "/f/x", NULL);
+            request.answer_max = 2 << 20;
+            begin(bed, &request, &outcomes[i]);
+        }
+        wait_all(bed);
+        for (unsigned i = 0; i < CALLS; i++) {
+            assert_true(outcomes[i].complete);
+            assert_int_equal(outcomes[i].len, 1 << 20);
+        }
+    }
+    free(body);
+}
+
 static void again(void *data, const struct http_answer *answer)
 {
     struct bed *bed = data;
@@ -558,8 +585,9 @@ int main(void)
         TEST(test_urls),          TEST(test_failures),
         TEST(test_timeout),       TEST(test_statuses),
         TEST(test_retry_after),   TEST(test_many),
-        TEST(test_begin_in_done), TEST(test_cancel),
-        TEST(test_http2),         TEST(test_unix_socket),
+        TEST(test_begin_in_done), TEST(test_room_is_given_back),
+        TEST(test_cancel),        TEST(test_http2),
+        TEST(test_unix_socket),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
