@@ -445,6 +445,9 @@ void api_trigger_test(struct api_call *call)
     api_append_raw(&question, &stored);
     buffer_append_text(&question, ",\"event\":");
     api_append_raw(&question, &event);
+    buffer_append_text(&question, ",\"global_context\":");
+    if (!api_append_fields(call, STORAGE_GLOBAL_CONTEXT, &question))
+        return;
     buffer_append_char(&question, '}');
     if (!api_check(call, &question, "result", &answer, &result))
         return;

@@ -12,7 +12,7 @@
  *                                                            stored one
  *     {"check":"test","trigger":{...},"event":{...}}         {"result":{...}} as docs/trigger-api.md has it.
  *         optional: "workspace", "creation" (the workspace's creation value), "firings" (the trigger's so
- *         far): with these the ids of events are those of the next firing
+ *         far): with these the ids of events are those of the next firing; "global_context"
  *
  * or {"error":reason}: the request cannot be judged; for a test, the trigger or the event is none.
  *

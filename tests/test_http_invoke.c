@@ -113,7 +113,8 @@ static void fire(const char *members, const char *context, const char *event, st
         "{\"workspace\":\"w\",\"creation\":\"1.5\",\"trigger\":{\"id\":\"t\",\"condition\":{\"name\":"
         "\"TRUE\"},"
         "\"action\":{\"name\":\"HTTP_INVOKE\"%s},\"context\":%s,\"activation_events\":[{\"type\":\"go\","
-        "\"subject\":\"*\"}]},\"event\":{\"specversion\":\"1.0\",\"id\":\"i\",\"source\":\"urn:s\","
+        "\"subject\":\"*\"}]},\"global_context\":{\"g\":{\"h\":[5]}},\"event\":{\"specversion\":\"1.0\","
+        "\"id\":\"i\",\"source\":\"urn:s\","
         "\"type\":\"go\",\"subject\":\"a \\u00e9\"%s}}",
         members, context, event);
     if (json_scan(text.data, text.len, &request, &err) < 0 || trial_run(&request, out, &err) < 0)
@@ -165,6 +166,7 @@ static void test_intents(void **state)
          "{}",
          "",
          {"\"reply\":{\"type\":\"go!\",\"subject\":\"a \xc3\xa9\"}"}},
+        {",\"url\":\"http://h/${global.g.h[0]}\"", "{}", "", {"\"url\":\"http://h/5\""}},
         {",\"url\":\"http://h/\",\"retries\":0,\"auth\":{\"bearer\":{\"file\":\"f\"}}",
          "{}",
          "",

@@ -49,19 +49,24 @@ static int see_value(void *data, const char *name, size_t name_len, const char *
     return 0;
 }
 
-static struct globals *globals_new(const struct buffer *text)
+int globals_new(const char *text, size_t len, struct globals **ret_globals, struct error *err)
 {
-    struct globals *g = text->failed ? NULL : malloc(sizeof *g + text->len);
+    struct globals *g = malloc(sizeof *g + len);
     if (!g)
-        return NULL;
+        return error_set(err, ERROR_MEMORY, "out of memory for the global context");
     atomic_init(&g->references, 1);
-    g->len = text->len;
-    memcpy(g->text, text->data, text->len);
-    if (json_scan(g->text, g->len, &g->root, NULL) < 0) { /* cannot be */
+    g->len = len;
+    memcpy(g->text, text, len);
+    int r = json_scan(g->text, len, &g->root, err);
+    if (r == 0 && g->root.type != JSON_OBJECT)
+        r = error_set(err, ERROR_INVALID, "the global context is %s, not an object",
+                      json_type_name(g->root.type));
+    if (r < 0) {
         free(g);
-        return NULL;
+        return -1;
     }
-    return g;
+    *ret_globals = g;
+    return 0;
 }
 
 int globals_load(struct globals_slot *slot, struct storage *storage, const char *workspace, struct error *err)
@@ -75,9 +80,11 @@ int globals_load(struct globals_slot *slot, struct storage *storage, const char 
     const struct globals *old = slot->current;
     if (old && !text.failed && old->len == text.len && !memcmp(old->text, text.data, text.len))
         return 0;
-    struct globals *g = globals_new(&text);
-    if (!g)
+    struct globals *g;
+    if (text.failed)
         return error_set(err, ERROR_MEMORY, "out of memory for the global context");
+    if (globals_new(text.data, text.len, &g, err) < 0)
+        return -1;
     pthread_mutex_lock(&slot->lock);
     struct globals *before = slot->current;
     slot->current = g;

@@ -28,6 +28,10 @@ struct globals_slot {
 void globals_slot_init(struct globals_slot *slot);
 void globals_slot_done(struct globals_slot *slot);
 
+/* A snapshot of this JSON object, to be let go with globals_unref. Errors: ERROR_INVALID: it is none;
+ * ERROR_MEMORY. */
+int globals_new(const char *text, size_t len, struct globals **ret_globals, struct error *err);
+
 /* Reads it from storage; 1: it has changed. A value that is not JSON is taken as a text. Thread: checkpoint.
  */
 int globals_load(struct globals_slot *slot, struct storage *storage, const char *workspace,

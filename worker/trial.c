@@ -10,6 +10,7 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "worker/firing.h"
+#include "worker/globals.h"
 #include "worker/redact.h"
 #include "worker/router.h"
 #include "worker/trigger.h"
@@ -205,6 +206,16 @@ static void read_text(const struct json_value *request, const char *name, struct
         json_unescape(&value, out);
 }
 
+static int read_globals(const struct json_value *request, struct globals **ret_globals, struct error *err)
+{
+    struct json_value value;
+    size_t len;
+    if (!json_member(request, "global_context", &value) || value.type == JSON_NULL)
+        return 0;
+    const char *raw = json_raw(&value, &len);
+    return globals_new(raw, len, ret_globals, err);
+}
+
 int trial_run(const struct json_value *request, struct buffer *out, struct error *err)
 {
     BUFFER_AUTO scratch = BUFFER_INIT;
@@ -227,7 +238,11 @@ int trial_run(const struct json_value *request, struct buffer *out, struct error
                                      .event = &event,
                                      .number = (uint64_t)firings + 1}};
     struct outcome outcome = {.note = NULL};
-    int r = match(t, &event, &outcome.matched, err);
+    struct globals *globals = NULL;
+    int r = read_globals(request, &globals, err);
+    trial.firing.globals = globals;
+    if (r == 0)
+        r = match(t, &event, &outcome.matched, err);
     if (r == 0) {
         if (outcome.matched)
             evaluate(t, &trial, &outcome);
@@ -236,6 +251,7 @@ int trial_run(const struct json_value *request, struct buffer *out, struct error
         write_result(t, &trial, &outcome, out);
     }
     buffer_done(&trial.effects);
+    globals_unref(globals);
     trigger_free(t);
     return r;
 }
