@@ -23,6 +23,7 @@
 #include "worker/cut.h"
 #include "worker/emission.h"
 #include "worker/executor.h"
+#include "worker/globals.h"
 #include "worker/injection.h"
 #include "worker/intent.h"
 #include "worker/outbox.h"

@@ -2,11 +2,11 @@
  * whole when it has changed, and freed when the last who uses one lets it go. Thread: any. */
 #pragma once
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
 #include "common/json.h"
+#include "worker/globals_slot.h"
 
 struct error;
 struct storage;
@@ -16,13 +16,6 @@ struct globals {
     struct json_value root; /* an object: name -> value */
     size_t len;
     char text[];
-};
-
-/* Where the newest one is. */
-struct globals_slot {
-    pthread_mutex_t lock;
-    struct globals *current;  /* Requires: lock. NULL: none was read yet */
-    _Atomic uint64_t version; /* changes with it */
 };
 
 void globals_slot_init(struct globals_slot *slot);

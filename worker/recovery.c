@@ -13,6 +13,7 @@
 #include "worker/catalog.h"
 #include "worker/changes.h"
 #include "worker/emission.h"
+#include "worker/globals.h"
 #include "worker/source/consumed.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"

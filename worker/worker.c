@@ -23,6 +23,7 @@
 #include "worker/checkpoint.h"
 #include "worker/emission.h"
 #include "worker/executor.h"
+#include "worker/globals.h"
 #include "worker/report.h"
 #include "worker/request.h"
 #include "worker/router.h"

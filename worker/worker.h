@@ -13,7 +13,7 @@
 #include "common/arena.h"
 #include "common/ring.h"
 #include "common/storage/storage.h"
-#include "worker/globals.h"
+#include "worker/globals_slot.h"
 
 struct checkpoint;
 struct emissions;
