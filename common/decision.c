@@ -186,6 +186,10 @@ char *decision_detail(enum decision_kind kind, const int64_t operands[2], char o
     case DECISION_REPEAT:
         snprintf(out, DECISION_DETAIL_MAX, "not evaluated: repeated key");
         break;
+    case DECISION_DEPENDENCIES:
+        snprintf(out, DECISION_DETAIL_MAX, "%lld of %lld dependencies met", (long long)operands[0],
+                 (long long)operands[1]);
+        break;
     case DECISION_PLAIN:
     default: /* from outside: anything may come */
         break;

@@ -21,12 +21,13 @@ enum { DECISION_HOLDS = 1, DECISION_FIRED = 2 };
 
 /* What the two operands mean. */
 enum decision_kind {
-    DECISION_PLAIN,     /* nothing to tell */
-    DECISION_JOIN,      /* counter, join */
-    DECISION_TOTAL,     /* counter, total_activations; below zero: not known yet */
-    DECISION_THRESHOLD, /* counter, threshold */
-    DECISION_GONE,      /* not evaluated: the transient trigger has fired */
-    DECISION_REPEAT,    /* not evaluated: the event's idempotency key has been counted */
+    DECISION_PLAIN,        /* nothing to tell */
+    DECISION_JOIN,         /* counter, join */
+    DECISION_TOTAL,        /* counter, total_activations; below zero: not known yet */
+    DECISION_THRESHOLD,    /* counter, threshold */
+    DECISION_GONE,         /* not evaluated: the transient trigger has fired */
+    DECISION_REPEAT,       /* not evaluated: the event's idempotency key has been counted */
+    DECISION_DEPENDENCIES, /* met, of all */
 };
 
 /* --- the shard's side. Thread: one writer per log --- */

@@ -45,8 +45,9 @@ static void assert_stored(struct held *held, const char *expected)
 static void test_find(void **state)
 {
     (void)state;
-    static const char *const names[] = {"TRUE", "JOIN", "FUNCTION_JOIN", "COUNTER_THRESHOLD"};
-    static const bool keys[] = {false, true, true, false};
+    static const char *const names[] = {"TRUE", "JOIN", "FUNCTION_JOIN", "COUNTER_THRESHOLD",
+                                        "DAG_TASK_JOIN"};
+    static const bool keys[] = {false, true, true, false, true};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const struct condition_type *type = condition_find(names[i], strlen(names[i]));
         assert_non_null(type);
@@ -78,8 +79,16 @@ static void test_outcomes(void **state)
         {"JOIN", "{\"join\":-1}", {C, C, C, C}, "\"counter\":4", false},
         {"JOIN", "{\"join\":0}", {C, C, C, C}, "\"counter\":4", false},
         {"FUNCTION_JOIN", "{}", {C, C, C, C}, "\"counter\":4", false},
-        {"FUNCTION_JOIN", "{\"total_activations\":null}", {C, C, C, C}, "\"counter\":4", false},
-        {"FUNCTION_JOIN", "{\"total_activations\":2,\"join\":1}", {C, H | C, C, C}, "\"counter\":4", false},
+        {"FUNCTION_JOIN",
+         "{\"total_activations\":null}",
+         {C, C, C, C},
+         "\"counter\":4,\"total_activations\":null",
+         false},
+        {"FUNCTION_JOIN",
+         "{\"total_activations\":2,\"join\":1}",
+         {C, H | C, C, C},
+         "\"counter\":4,\"total_activations\":2",
+         false},
         {"COUNTER_THRESHOLD", "{\"threshold\":2}", {C, H | C, H | C, H | C}, "\"counter\":4", false},
         {"COUNTER_THRESHOLD",
          "{\"threshold\":2,\"counter\":9}",

@@ -6,10 +6,12 @@
 #include <xxhash.h>
 
 #include "common/buffer.h"
+#include "common/cloudevent.h"
 #include "common/error.h"
 #include "worker/action/action.h"
 #include "worker/globals.h"
 #include "worker/trigger.h"
+#include "worker/write.h"
 
 bool firing_is_own(const struct firing *firing, uint64_t source)
 {
@@ -60,6 +62,45 @@ void firing_global(const struct firing *firing, struct json_value *ret_global)
 {
     static const struct json_value none = {.text = "{}", .len = 2, .type = JSON_OBJECT};
     *ret_global = firing->globals ? firing->globals->root : none;
+}
+
+int firing_merge(struct firing *firing, const struct json_value *members, struct error *err)
+{
+    if (trigger_patch(firing->trigger, members, err) < 0)
+        return -1;
+    firing->trigger->patched = true;
+    return 0;
+}
+
+int firing_settings(const struct firing *firing, struct buffer *out, struct error *err)
+{
+    trigger_write_settings(firing->trigger, out);
+    return out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
+}
+
+static int write_to(struct firing *firing, const char *type, const char *subject, size_t subject_len,
+                    const char *body, size_t body_len, struct error *err)
+{
+    struct cloudevent carrier;
+    char key[ACTION_KEY_MAX];
+    firing_key(firing, UINT32_MAX - firing->n_writes, key);
+    write_compose(&carrier, key, type, subject, subject_len, body, body_len);
+    if (firing->type->write(firing, &carrier, err) < 0)
+        return -1;
+    firing->n_writes++;
+    return 0;
+}
+
+int firing_write(struct firing *firing, const char *id, size_t id_len, const char *body, size_t body_len,
+                 struct error *err)
+{
+    return write_to(firing, NULL, id, id_len, body, body_len, err);
+}
+
+int firing_tell(struct firing *firing, const char *type, const char *subject, size_t subject_len,
+                const char *body, size_t body_len, struct error *err)
+{
+    return write_to(firing, type, subject, subject_len, body, body_len, err);
 }
 
 int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,

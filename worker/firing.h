@@ -14,6 +14,7 @@ struct trigger;
 
 struct firing_type {
     int (*emit)(struct firing *firing, const struct cloudevent *event, struct error *err);
+    int (*write)(struct firing *firing, const struct cloudevent *carrier, struct error *err);
     int (*intend)(struct firing *firing, const struct action_type *action, const char *key, const char *body,
                   size_t body_len, struct error *err);
     void (*finish)(struct firing *firing);
@@ -24,9 +25,10 @@ struct firing {
     const struct firing_type *type;
     const char *workspace;
     const char *creation; /* the workspace's creation value */
-    const struct trigger *trigger;
+    struct trigger *trigger;
     const struct cloudevent *event;
     uint64_t number;               /* of the trigger's firings */
     const struct globals *globals; /* NULL: none */
+    uint32_t n_writes;   /* into other triggers' contexts, so far */
     uint64_t own_source; /* hash of the name of the event source that means the workflow itself; 0: none */
 };

@@ -45,16 +45,22 @@ int intent_load(const char *field, size_t field_len, const char *document, size_
     return 0;
 }
 
+void intent_write(const struct action_type *action, const char *key, const char *trigger, size_t trigger_len,
+                  const char *body, size_t body_len, struct buffer *out)
+{
+    buffer_printf(out, "{\"key\":\"%s\",\"trigger\":", key);
+    buffer_append_json(out, trigger, trigger_len);
+    buffer_printf(out, ",\"action\":\"%s\",\"body\":", action->name);
+    buffer_append(out, body, body_len);
+    buffer_append_char(out, '}');
+}
+
 int intent_new(const struct action_type *action, const char *field, const char *key, const char *trigger,
                size_t trigger_len, const char *body, size_t body_len, struct intent **ret_intent,
                struct error *err)
 {
     BUFFER_AUTO text = BUFFER_INIT;
-    buffer_printf(&text, "{\"key\":\"%s\",\"trigger\":", key);
-    buffer_append_json(&text, trigger, trigger_len);
-    buffer_printf(&text, ",\"action\":\"%s\",\"body\":", action->name);
-    buffer_append(&text, body, body_len);
-    buffer_append_char(&text, '}');
+    intent_write(action, key, trigger, trigger_len, body, body_len, &text);
     struct intent *intent = text.failed ? NULL : allocate(text.data, text.len);
     if (!intent)
         return error_set(err, ERROR_MEMORY, "out of memory");

@@ -14,6 +14,8 @@
 
 #define INTENT_FIELD_MAX 48
 
+struct buffer;
+
 struct intent {
     struct intent *next;
     const struct action_type *action;
@@ -42,6 +44,9 @@ int intent_load(const char *field, size_t field_len, const char *document, size_
 int intent_new(const struct action_type *action, const char *field, const char *key, const char *trigger,
                size_t trigger_len, const char *body, size_t body_len, struct intent **ret_intent,
                struct error *err);
+/* Appends the document of an intent, as it is stored. */
+void intent_write(const struct action_type *action, const char *key, const char *trigger, size_t trigger_len,
+                  const char *body, size_t body_len, struct buffer *out);
 void intent_free(struct intent *intent);
 void intent_free_list(struct intent *intent);
 

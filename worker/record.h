@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct held_intent;
 struct trigger;
 
 enum record_kind {
@@ -12,6 +13,8 @@ enum record_kind {
     RECORD_LARGE,   /* struct record_event *, on the heap: an event too large for the ring; the shard frees it
                      */
     RECORD_BARRIER, /* struct record_barrier */
+    RECORD_INTENT,  /* struct held_intent *, which all shards of its mask get; the last one opens and frees it
+                     */
 };
 
 /* The triggers of one route that live in one shard. Borrowed from the router, which outlives the record. */
@@ -27,10 +30,17 @@ struct record_event {
     uint64_t source;
     uint32_t source_index;
     uint8_t n_lists;
-    uint8_t only;    /* this shard alone got the event */
-    uint8_t has_key; /* it carries triggerflowkey */
-    uint8_t pad;
+    uint8_t only;     /* this shard alone got the event */
+    uint8_t has_key;  /* it carries triggerflowkey */
+    uint8_t is_write; /* a write into the triggers' contexts (write.h), not an event for their conditions */
     /* n_lists route_lists, then the packed CloudEvent */
+};
+
+/* An intent that has waited behind the writes of its firing (write.h). Thread: any. */
+struct held_intent {
+    _Atomic unsigned left; /* shards that have not come to it yet */
+    size_t len;
+    char document[]; /* as it goes into the outbox */
 };
 
 struct record_barrier {

@@ -118,6 +118,31 @@ static int add_routes(struct router *router, const struct pair *pairs, size_t n)
     return 0;
 }
 
+static int add_targets(struct router *router, struct trigger *const *triggers, size_t n)
+{
+    size_t n_targets = 0;
+    for (size_t i = 0; i < n; i++)
+        n_targets += trigger_is_target(triggers[i]);
+    hash_init(&router->targets);
+    if (!n_targets)
+        return 0;
+    router->lists = malloc(n_targets * sizeof *router->lists);
+    router->addressed = malloc(n_targets * sizeof *router->addressed);
+    if (!router->lists || !router->addressed)
+        return -1;
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!trigger_is_target(triggers[i]))
+            continue;
+        router->addressed[at] = triggers[i];
+        router->lists[at] = (struct route_list){&router->addressed[at], 1};
+        if (hash_put(&router->targets, triggers[i]->id, triggers[i]->id_len, &router->lists[at], NULL) < 0)
+            return -1;
+        at++;
+    }
+    return 0;
+}
+
 int router_new(struct trigger *const *triggers, size_t n, unsigned n_shards, struct router **ret_router,
                struct error *err)
 {
@@ -139,7 +164,7 @@ int router_new(struct trigger *const *triggers, size_t n, unsigned n_shards, str
             pairs[at++] = (struct pair){a, triggers[i], hash};
         }
     qsort(pairs, n_pairs, sizeof *pairs, compare_pairs);
-    if (add_routes(router, pairs, n_pairs) < 0)
+    if (add_routes(router, pairs, n_pairs) < 0 || add_targets(router, triggers, n) < 0)
         goto fail;
     free(pairs);
     *ret_router = router;
@@ -159,6 +184,9 @@ void router_free(struct router *router)
     while ((e = hash_next(&router->routes, &cursor)))
         route_free(e->value);
     hash_done(&router->routes);
+    hash_done(&router->targets);
+    free(router->lists);
+    free(router->addressed);
     free(router);
 }
 
@@ -175,6 +203,11 @@ static const struct route *find(const struct router *router, const char *type, s
     if (key != on_stack)
         free(key);
     return route;
+}
+
+const struct route_list *router_target(const struct router *router, const char *id, size_t len)
+{
+    return hash_get(&router->targets, id, len);
 }
 
 unsigned router_match(const struct router *router, const struct cloudevent *event,

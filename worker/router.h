@@ -23,6 +23,9 @@ struct route {
 
 struct router {
     struct hash_table routes;
+    struct hash_table targets; /* id -> route_list of one: triggers that can be written to by their id */
+    struct route_list *lists;  /* of the targets */
+    struct trigger **addressed;
     unsigned n_shards;
     bool any_type; /* there are routes with "*" as type; likewise below */
     bool any_subject;
@@ -33,6 +36,9 @@ struct router {
 int router_new(struct trigger *const *triggers, size_t n, unsigned n_shards, struct router **ret_router,
                struct error *err);
 void router_free(struct router *router); /* NULL is fine */
+
+/* The trigger of this id, if it can be written to (write.h); NULL: there is none. Thread: any. */
+const struct route_list *router_target(const struct router *router, const char *id, size_t len);
 
 /* The routes that match the event, at most ROUTE_MAX_LISTS. Returns how many. Thread: any. */
 unsigned router_match(const struct router *router, const struct cloudevent *event,

@@ -30,6 +30,7 @@
 #include "worker/source/source.h"
 #include "worker/trigger.h"
 #include "worker/worker.h"
+#include "worker/write.h"
 
 #define BATCH 128     /* records taken from one ring before the next one's turn */
 #define PREFETCH 4    /* triggers ahead, when one event has many */
@@ -95,18 +96,17 @@ static int emit(struct firing *firing, const struct cloudevent *event, struct er
     return internal_emit(s->worker->internal, event, s->epoch, err);
 }
 
-static int intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
-                  size_t body_len, struct error *err)
+static int write_context(struct firing *firing, const struct cloudevent *carrier, struct error *err)
 {
     struct shard *s = shard_of(firing);
-    struct intent *intent;
-    char field[INTENT_FIELD_MAX];
-    snprintf(field, sizeof field, "%020llu-%02u-%08u", (unsigned long long)s->epoch, s->index, s->n_intents);
-    if (intent_new(action, field, key, firing->trigger->id, firing->trigger->id_len, body, body_len, &intent,
-                   err) < 0)
-        return -1;
-    s->n_intents++;
+    return internal_write(s->worker->internal, carrier, s->epoch, err);
+}
+
+/* Into the present epoch. Takes the intent. */
+static void open_intent(struct shard *s, struct intent *intent)
+{
     struct shard_cut *cut = current(s);
+    s->n_intents++;
     changes_put(&cut->changes, STORAGE_OUTBOX, intent->field, strlen(intent->field), intent->text,
                 intent->len);
     if (s->worker->config->action_start == CONFIG_ACTION_IMMEDIATE &&
@@ -117,6 +117,39 @@ static int intend(struct firing *firing, const struct action_type *action, const
         cut->intents_end = &intent->next;
         checkpoint_intent_waits(s->worker->checkpoint);
     }
+}
+
+static int intent_field(const struct shard *s, char ret_field[INTENT_FIELD_MAX])
+{
+    return snprintf(ret_field, INTENT_FIELD_MAX, "%020llu-%02u-%08u", (unsigned long long)s->epoch, s->index,
+                    s->n_intents);
+}
+
+/* Behind the writes of its firing. */
+static int hold(struct firing *firing, const struct action_type *action, const char *key, const char *body,
+                size_t body_len, struct error *err)
+{
+    struct shard *s = shard_of(firing);
+    BUFFER_AUTO document = BUFFER_INIT;
+    intent_write(action, key, firing->trigger->id, firing->trigger->id_len, body, body_len, &document);
+    if (document.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    return internal_hold(s->worker->internal, document.data, document.len, s->epoch, err);
+}
+
+static int intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
+                  size_t body_len, struct error *err)
+{
+    struct shard *s = shard_of(firing);
+    struct intent *intent;
+    char field[INTENT_FIELD_MAX];
+    if (firing->n_writes)
+        return hold(firing, action, key, body, body_len, err);
+    intent_field(s, field);
+    if (intent_new(action, field, key, firing->trigger->id, firing->trigger->id_len, body, body_len, &intent,
+                   err) < 0)
+        return -1;
+    open_intent(s, intent);
     return 0;
 }
 
@@ -131,7 +164,8 @@ static void finish(struct firing *firing)
     checkpoint_intent_waits(s->worker->checkpoint);
 }
 
-static const struct firing_type into_epoch = {.emit = emit, .intend = intend, .finish = finish};
+static const struct firing_type into_epoch = {
+    .emit = emit, .write = write_context, .intend = intend, .finish = finish};
 
 /* --- events --- */
 
@@ -167,7 +201,9 @@ static void dead_letter(struct shard *s, struct record_event *r, const struct cl
     arena_add(&s->stats->dead_letters, 1);
 }
 
-static void fire(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event)
+/* again: the request to do it again, or NULL. */
+static void fire(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event,
+                 const struct json_value *again)
 {
     struct shard_firing firing = {
         .firing = {.type = &into_epoch,
@@ -184,7 +220,9 @@ static void fire(struct shard *s, struct trigger *t, struct record_event *r, con
     t->fired = true;
     mark_dirty(s, t);
     crash_point("fire");
-    if (t->action->fire(t->action_state, &firing.firing, &err) < 0)
+    int done = again ? t->action->again(t->action_state, &firing.firing, again, &err)
+                     : t->action->fire(t->action_state, &firing.firing, &err);
+    if (done < 0)
         dead_letter(s, r, event, "action_failed", err.message, t);
     current(s)->fired++;
     arena_add(&s->stats->fired, 1);
@@ -265,13 +303,42 @@ static void activate(struct shard *s, struct trigger *t, struct record_event *r,
         }
     }
     unsigned outcome = t->condition->evaluate(t->state, event);
+    if (outcome & CONDITION_REFUSES)
+        dead_letter(s, r, event, "condition_failed", t->condition->refusal, t);
     if (outcome & CONDITION_CHANGED)
         mark_dirty(s, t);
     bool holds = outcome & CONDITION_HOLDS;
     if (holds)
-        fire(s, t, r, event);
+        fire(s, t, r, event, NULL);
     decide(s, t, event, holds ? DECISION_HOLDS | DECISION_FIRED : 0, DECISION_PLAIN);
     arena_add(&s->stats->evaluated, 1);
+}
+
+/* A write by another trigger's firing (write.h). */
+static void apply(struct shard *s, struct trigger *t, struct record_event *r, struct cloudevent *carrier)
+{
+    const struct cloudevent_span *body = &carrier->attribute[CE_DATA];
+    struct json_value write;
+    struct json_value again;
+    atomic_store_explicit(&s->life->trigger, t->identity_hash, memory_order_relaxed);
+    if (json_scan(body->text, body->len, &write, NULL) < 0 || write.type != JSON_OBJECT)
+        return; /* the writer's making, and stored by us: cannot be */
+    write_show(carrier);
+    if (json_member(&write, "again", &again)) {
+        if (t->action->again)
+            fire(s, t, r, carrier, &again);
+        return;
+    }
+    if (!t->condition->write)
+        return;
+    unsigned outcome = t->condition->write(t->state, &write);
+    if (outcome & CONDITION_CHANGED)
+        mark_dirty(s, t);
+    if (outcome & CONDITION_HOLDS)
+        fire(s, t, r, carrier, NULL);
+    if (outcome)
+        decide(s, t, carrier, outcome & CONDITION_HOLDS ? DECISION_HOLDS | DECISION_FIRED : 0,
+               DECISION_PLAIN);
 }
 
 static void process(struct shard *s, struct record_event *r)
@@ -292,6 +359,12 @@ static void process(struct shard *s, struct record_event *r)
             if (t->last_event == s->event_number)
                 continue;
             t->last_event = s->event_number;
+            if (r->is_write) {
+                matched = true;
+                if (!atomic_load_explicit(&t->gone, memory_order_relaxed))
+                    apply(s, t, r, &s->event);
+                continue;
+            }
             if (atomic_load_explicit(&t->gone, memory_order_relaxed)) {
                 decide(s, t, &s->event, 0, DECISION_GONE);
                 continue;
@@ -408,6 +481,24 @@ static void begin_while(struct shard *s)
     s->decisions_left[0] = s->decisions_left[1] = DECISIONS_AT_MOST;
 }
 
+/* An intent that has waited behind writes. The last of its shards opens it. */
+static void open_held(struct shard *s, struct held_intent *held)
+{
+    char field[INTENT_FIELD_MAX];
+    struct intent *intent;
+    struct error err;
+    if (atomic_fetch_sub_explicit(&held->left, 1, memory_order_acq_rel) > 1)
+        return;
+    int n = intent_field(s, field);
+    if (intent_load(field, (size_t)n, held->document, held->len, &intent, &err) == 0)
+        open_intent(s, intent);
+    else if (err.code == ERROR_MEMORY)
+        abort(); /* it would be lost: start again from the last checkpoint */
+    else
+        log_error("intent", LOG_STR("error", err.message));
+    free(held);
+}
+
 static bool take(struct shard *s, unsigned ring)
 {
     struct ring_consumer *c = &s->rings[ring];
@@ -426,7 +517,9 @@ static bool take(struct shard *s, unsigned ring)
             at_cut = (s->blocked & barrier.sources) == barrier.sources;
             break;
         }
-        if (kind == RECORD_LARGE) {
+        if (kind == RECORD_INTENT) {
+            open_held(s, *(struct held_intent **)record);
+        } else if (kind == RECORD_LARGE) {
             struct record_event *large = *(struct record_event **)record;
             process(s, large);
             free(large);

@@ -14,6 +14,7 @@
 #include "worker/redact.h"
 #include "worker/router.h"
 #include "worker/trigger.h"
+#include "worker/write.h"
 
 struct trial {
     struct firing firing;
@@ -96,12 +97,35 @@ static int intend(struct firing *firing, const struct action_type *action, const
     return out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
 }
 
+static int write_context(struct firing *firing, const struct cloudevent *carrier, struct error *err)
+{
+    struct buffer *out = effects_of(firing);
+    const struct cloudevent_span *subject = &carrier->attribute[CE_SUBJECT];
+    const struct cloudevent_span *type = &carrier->attribute[CE_TYPE];
+    const struct cloudevent_span *body = &carrier->attribute[CE_DATA];
+    if (write_is_addressed(carrier)) {
+        buffer_append_text(out, "{\"trigger\":");
+        buffer_append_json(out, subject->text, subject->len);
+    } else {
+        buffer_append_text(out, "{\"triggers_of\":{\"type\":");
+        buffer_append_json(out, type->text, type->len);
+        buffer_append_text(out, ",\"subject\":");
+        buffer_append_json(out, subject->text, subject->len);
+        buffer_append_char(out, '}');
+    }
+    buffer_append_text(out, ",\"write\":");
+    buffer_append(out, body->text, body->len);
+    buffer_append_char(out, '}');
+    return out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
+}
+
 static void finish(struct firing *firing)
 {
     buffer_append_text(effects_of(firing), "{\"finish\":true}");
 }
 
-static const struct firing_type described = {.emit = emit, .intend = intend, .finish = finish};
+static const struct firing_type described = {
+    .emit = emit, .write = write_context, .intend = intend, .finish = finish};
 
 /* --- the trial --- */
 

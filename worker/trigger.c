@@ -256,6 +256,8 @@ void trigger_free(struct trigger *trigger)
         return;
     if (trigger->action_state)
         trigger->action->unload(trigger->action_state);
+    if (trigger->condition->unload)
+        trigger->condition->unload(trigger->state);
     keys_free(trigger->keys);
     free(trigger->activations);
     free(trigger->text);
@@ -288,6 +290,13 @@ void trigger_write_context(const struct trigger *t, struct buffer *out)
     buffer_append_char(out, '}');
 }
 
+void trigger_write_settings(const struct trigger *t, struct buffer *out)
+{
+    buffer_append_char(out, '{');
+    buffer_append(out, t->text + t->document_len, t->context_len);
+    buffer_append_char(out, '}');
+}
+
 /* Puts another context in place of the present one. */
 static int replace_context(struct trigger *t, const struct json_value *context, const void *state,
                            struct error *err)
@@ -305,6 +314,8 @@ static int replace_context(struct trigger *t, const struct json_value *context, 
     free(t->text);
     t->context_len = context_len;
     settle_text(t, &text);
+    if (t->condition->unload)
+        t->condition->unload(t->state);
     memcpy(t->state, state, t->condition->state_size);
     return 0;
 }
@@ -333,6 +344,8 @@ int trigger_patch(struct trigger *trigger, const struct json_value *members, str
         r = trigger->condition->check(&after, err);
     if (r == 0)
         r = replace_context(trigger, &after, state, err);
+    if (r < 0 && trigger->condition->unload)
+        trigger->condition->unload(state);
     free(state);
     return r;
 }

@@ -76,12 +76,20 @@ void trigger_free(struct trigger *trigger); /* NULL is fine */
 /* Whether a stored document is this trigger's, whatever its context says: same uuid and definition. */
 bool trigger_same(const struct trigger *trigger, const char *document, size_t document_len);
 
+/* Whether other triggers' firings may write to it by its id (write.h). */
+static inline bool trigger_is_target(const struct trigger *trigger)
+{
+    return trigger->condition->write || trigger->action->again;
+}
+
 /* Merges members into the present context (RFC 7396), those of the condition's state included. Nothing is
  * changed when it fails: ERROR_INVALID as the condition says, ERROR_MEMORY. Thread: shard. */
 int trigger_patch(struct trigger *trigger, const struct json_value *members, struct error *err);
 
 /* Appends the present context, a JSON object. Thread: shard. */
 void trigger_write_context(const struct trigger *trigger, struct buffer *out);
+/* The same without the condition's members. */
+void trigger_write_settings(const struct trigger *trigger, struct buffer *out);
 /* Appends the document with the present context and this timestamp (ISO 8601, without quotes). Thread: shard.
  */
 void trigger_write(const struct trigger *trigger, const char *timestamp, struct buffer *out);

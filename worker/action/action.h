@@ -15,6 +15,7 @@ struct cloudevent;
 struct error;
 struct executor;
 struct firing;
+struct injection;
 struct intent;
 struct json_value;
 
@@ -26,9 +27,16 @@ struct action_type {
     void (*unload)(void *state);
     /* Thread: shard. Fails only with ERROR_INVALID (this event cannot be acted on: it is dead-lettered). */
     int (*fire)(const void *state, struct firing *firing, struct error *err);
+    /* Does it again for what has failed, as another trigger's firing asks (write.h); `request` is what it
+     * wrote as "again". NULL: cannot. Thread: shard. Errors as fire. */
+    int (*again)(const void *state, struct firing *firing, const struct json_value *request,
+                 struct error *err);
     /* Begins a committed intent; its end is reported with executor_done(). NULL: never has intents. Thread:
      * executor. */
     void (*start)(struct executor *executor, struct intent *intent);
+    /* An intent of it was given up, or one element of it: tells those who wait for it, in the epoch that
+     * removes the intent from the outbox. NULL: nobody does. Thread: checkpoint. Errors: ERROR_MEMORY. */
+    int (*gave_up)(const struct intent *intent, struct injection *injection, struct error *err);
 
     /* Registration (worker/check.h) is stricter than load, which takes whatever has been stored: the members
      * of the action's document besides `name` (NULL-terminated; NULL: none), and what they must be like.
@@ -58,10 +66,20 @@ void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTI
 
 /* Emits an event into the workflow itself; copies it. */
 int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err);
-/* The trigger's context, a JSON object, appended. Errors: ERROR_MEMORY. */
-int firing_context(const struct firing *firing, struct buffer *out, struct error *err);
 /* The workspace's global context, a JSON object; borrowed until the firing ends. */
 void firing_global(const struct firing *firing, struct json_value *ret_global);
+/* The trigger's context, a JSON object, appended: all of it, or all but the members that the condition owns.
+ * Errors: ERROR_MEMORY. */
+int firing_context(const struct firing *firing, struct buffer *out, struct error *err);
+int firing_settings(const struct firing *firing, struct buffer *out, struct error *err);
+/* Merges members into the trigger's own context (RFC 7396). Errors: ERROR_INVALID, ERROR_MEMORY. */
+int firing_merge(struct firing *firing, const struct json_value *members, struct error *err);
+/* Writes into the contexts of other triggers (write.h): of that with this id, or of all that events of this
+ * type and subject activate. body: a JSON object; copied. What the firing does afterwards comes behind it. */
+int firing_write(struct firing *firing, const char *id, size_t id_len, const char *body, size_t body_len,
+                 struct error *err);
+int firing_tell(struct firing *firing, const char *type, const char *subject, size_t subject_len,
+                const char *body, size_t body_len, struct error *err);
 /* Records an intent: action (whose start() will get it), key, and a JSON object of the action's own. Copies.
  */
 int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,

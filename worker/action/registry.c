@@ -8,12 +8,18 @@ extern const struct action_type action_pass;
 extern const struct action_type action_terminate;
 extern const struct action_type action_emit;
 extern const struct action_type action_http_invoke;
+extern const struct action_type action_dag_dummy_task;
+extern const struct action_type action_dag_task_failure_handler;
+extern const struct action_type action_dag_task_retry_handler;
 
 static const struct action_type *const types[] = {
     &action_pass,
     &action_terminate,
     &action_emit,
     &action_http_invoke,
+    &action_dag_dummy_task,
+    &action_dag_task_failure_handler,
+    &action_dag_task_retry_handler,
 };
 
 const struct action_type *action_find(const char *name, size_t len)

@@ -15,7 +15,11 @@ struct error;
 struct json_value;
 
 /* Outcome of an evaluation, a set of bits. */
-enum { CONDITION_HOLDS = 1, CONDITION_CHANGED = 2 };
+enum {
+    CONDITION_HOLDS = 1,
+    CONDITION_CHANGED = 2,
+    CONDITION_REFUSES = 4 /* evaluate only: nothing was changed; the event becomes a dead letter (refusal) */
+};
 
 struct condition_type {
     const char *name;
@@ -28,12 +32,20 @@ struct condition_type {
     /* Reads the state from the stored context (a JSON object). Errors: ERROR_INVALID naming member and value.
      */
     int (*load)(void *state, const struct json_value *context, struct error *err);
-    /* Thread: shard. No allocation, no waiting. */
+    /* Frees what the state refers to; zeroed and half-loaded is fine. NULL: nothing. */
+    void (*unload)(void *state);
+    /* Thread: shard. No waiting; no allocation but what the state grows by. */
     unsigned (*evaluate)(void *state, const struct cloudevent *event);
+    /* A write of another trigger's firing (worker/write.h), a JSON object of the writer's making. Outcome as
+     * above: the trigger fires when the condition has come to hold by it. 0: the write means nothing here.
+     * NULL: none does. Thread: shard. */
+    unsigned (*write)(void *state, const struct json_value *write);
     /* Appends the members as `"name":value`, separated by commas, only those that are to be stored. */
     void (*store)(const void *state, struct buffer *out);
     /* How far the count is: whether the state shows that events were counted (adoption). */
     bool (*counted)(const void *state);
+    /* Why it refuses an event. NULL: it never does. */
+    const char *refusal;
     /* What an evaluation has come to, for people. NULL: there is nothing to tell. Thread: shard. */
     enum decision_kind (*explain)(const void *state, int64_t ret_operands[2]);
 

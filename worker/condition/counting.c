@@ -6,6 +6,7 @@
 #include "common/buffer.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "worker/condition/started.h"
 
 #define TARGET_UNKNOWN -1 /* may become known later: nothing is reached until then */
 
@@ -14,10 +15,13 @@
 struct counting {
     int64_t counter;
     int64_t target;
+    enum json_type
+        given; /* FUNCTION_JOIN: the type of total_activations; JSON_ABSENT: the context has none */
 };
 
 static const char *const no_members[] = {NULL};
 static const char *const counter_member[] = {"counter", NULL};
+static const char *const total_members[] = {"counter", "total_activations", NULL};
 
 /* An absent member is `absent`. */
 static int load_integer(const struct json_value *context, const char *name, int64_t absent,
@@ -58,6 +62,16 @@ static void store_counting(const void *state, struct buffer *out)
     buffer_append_u64(out, (uint64_t)c->counter);
 }
 
+static void store_function_join(const void *state, struct buffer *out)
+{
+    const struct counting *c = state;
+    store_counting(state, out);
+    if (c->given == JSON_NULL)
+        buffer_append_text(out, ",\"total_activations\":null");
+    else if (c->given == JSON_NUMBER)
+        buffer_printf(out, ",\"total_activations\":%lld", (long long)c->target);
+}
+
 static bool counted(const void *state)
 {
     return ((const struct counting *)state)->counter > 0;
@@ -93,6 +107,10 @@ static int load_join(void *state, const struct json_value *context, struct error
 
 static int load_function_join(void *state, const struct json_value *context, struct error *err)
 {
+    struct counting *c = state;
+    struct json_value value;
+    json_member(context, "total_activations", &value);
+    c->given = value.type;
     return load_counting(state, context, "total_activations", false, err);
 }
 
@@ -138,6 +156,21 @@ static unsigned evaluate_join(void *state, const struct cloudevent *event)
     (void)event;
     struct counting *c = state;
     return ++c->counter == c->target ? CONDITION_HOLDS | CONDITION_CHANGED : CONDITION_CHANGED;
+}
+
+/* The total is told. Those that have come early count: true when they are enough by now. */
+static unsigned write_function_join(void *state, const struct json_value *write)
+{
+    struct counting *c = state;
+    struct started started;
+    BUFFER_AUTO task = BUFFER_INIT;
+    if (!started_read(write, &started, &task))
+        return 0;
+    bool reached = c->target > 0 && c->counter >= c->target;
+    started_apply(&started, &c->target);
+    c->given = JSON_NUMBER;
+    bool reaches = (c->target > 0 || !started.n) && c->counter >= c->target;
+    return reaches && !reached ? CONDITION_HOLDS | CONDITION_CHANGED : CONDITION_CHANGED;
 }
 
 /* True from the target on. */
@@ -203,11 +236,12 @@ const struct condition_type condition_join = {
 const struct condition_type condition_function_join = {
     .name = "FUNCTION_JOIN",
     .state_size = sizeof(struct counting),
-    .members = counter_member,
+    .members = total_members,
     .counts_keys = true,
     .load = load_function_join,
     .evaluate = evaluate_join,
-    .store = store_counting,
+    .write = write_function_join,
+    .store = store_function_join,
     .counted = counted,
     .explain = explain_function_join,
     .check = check_function_join,

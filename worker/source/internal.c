@@ -15,12 +15,16 @@
 
 #define BATCH 256
 
+enum entry_kind { ENTRY_EVENT, ENTRY_WRITE, ENTRY_INTENT };
+
 struct entry {
     struct entry *next;
     uint64_t number;
     uint64_t epoch; /* committed with */
     bool stored;    /* Thread: checkpoint */
-    _Alignas(8) unsigned char packed[];
+    enum entry_kind kind;
+    size_t len;                         /* of an intent's document */
+    _Alignas(8) unsigned char packed[]; /* the event, the write's carrier, or the intent's document */
 };
 
 struct internal {
@@ -61,12 +65,22 @@ static struct entry *entry_new(const struct cloudevent *event)
     return e;
 }
 
-int internal_emit(struct internal *internal, const struct cloudevent *event, uint64_t epoch,
-                  struct error *err)
+static struct entry *entry_new_held(const char *document, size_t len)
 {
-    struct entry *e = entry_new(event);
+    struct entry *e = malloc(sizeof *e + len);
+    if (e) {
+        *e = (struct entry){.kind = ENTRY_INTENT, .len = len};
+        memcpy(e->packed, document, len);
+    }
+    return e;
+}
+
+static int emit(struct internal *internal, struct entry *e, enum entry_kind kind, uint64_t epoch,
+                struct error *err)
+{
     if (!e)
         return error_set(err, ERROR_MEMORY, "out of memory");
+    e->kind = kind;
     pthread_mutex_lock(&internal->lock);
     e->number = ++internal->last_number;
     e->epoch = epoch;
@@ -79,16 +93,65 @@ int internal_emit(struct internal *internal, const struct cloudevent *event, uin
     return 0;
 }
 
+int internal_emit(struct internal *internal, const struct cloudevent *event, uint64_t epoch,
+                  struct error *err)
+{
+    return emit(internal, entry_new(event), ENTRY_EVENT, epoch, err);
+}
+
+int internal_write(struct internal *internal, const struct cloudevent *carrier, uint64_t epoch,
+                   struct error *err)
+{
+    return emit(internal, entry_new(carrier), ENTRY_WRITE, epoch, err);
+}
+
+int internal_hold(struct internal *internal, const char *document, size_t len, uint64_t epoch,
+                  struct error *err)
+{
+    return emit(internal, entry_new_held(document, len), ENTRY_INTENT, epoch, err);
+}
+
+/* From the stored form. */
+static struct entry *entry_read(const struct json_value *root, struct buffer *scratch, struct error *err)
+{
+    struct json_iter iter;
+    struct json_value none;
+    struct json_value kind = *root;
+    struct json_value content = *root;
+    struct cloudevent event;
+    bool is_event = root->type != JSON_ARRAY;
+    if (!is_event) {
+        json_iter_init(&iter, root);
+        if (!json_next(&iter, &none, &kind) || kind.type != JSON_STRING ||
+            !json_next(&iter, &none, &content) || content.type != JSON_OBJECT ||
+            (!json_equals(&kind, "write", 5) && !json_equals(&kind, "intent", 6))) {
+            error_set(err, ERROR_INVALID, "is neither an event nor a write nor an intent");
+            return NULL;
+        }
+    }
+    struct entry *e;
+    if (!is_event && json_equals(&kind, "intent", 6)) {
+        size_t len;
+        const char *raw = json_raw(&content, &len);
+        e = entry_new_held(raw, len);
+    } else if (cloudevent_read(&event, &content, scratch, err) < 0) {
+        return NULL;
+    } else if ((e = entry_new(&event)) && !is_event) {
+        e->kind = ENTRY_WRITE;
+    }
+    if (!e)
+        error_set(err, ERROR_MEMORY, "out of memory");
+    return e;
+}
+
 int internal_restore(struct internal *internal, uint64_t number, const char *json, size_t len,
                      struct error *err)
 {
     BUFFER_AUTO scratch = BUFFER_INIT;
-    struct cloudevent event;
-    if (cloudevent_parse(&event, json, len, &scratch, err) < 0)
+    struct json_value root;
+    struct entry *e;
+    if (json_scan(json, len, &root, err) < 0 || !(e = entry_read(&root, &scratch, err)))
         return -1;
-    struct entry *e = entry_new(&event);
-    if (!e)
-        return error_set(err, ERROR_MEMORY, "out of memory");
     e->number = number;
     e->stored = true;
     if (number > internal->last_number)
@@ -143,8 +206,16 @@ static void store(struct entry *e, struct changes *out)
     struct cloudevent event;
     int n = snprintf(key, sizeof key, "%020llu", (unsigned long long)e->number);
     struct buffer *b = changes_begin(out, STORAGE_INTERNAL, STORAGE_PUT, key, (size_t)n, "", 0);
-    cloudevent_unpack(e->packed, &event);
-    cloudevent_write(&event, b);
+    if (e->kind != ENTRY_EVENT)
+        buffer_append_text(b, e->kind == ENTRY_WRITE ? "[\"write\"," : "[\"intent\",");
+    if (e->kind == ENTRY_INTENT) {
+        buffer_append(b, (const char *)e->packed, e->len);
+    } else {
+        cloudevent_unpack(e->packed, &event);
+        cloudevent_write(&event, b);
+    }
+    if (e->kind != ENTRY_EVENT)
+        buffer_append_char(b, ']');
     changes_end(out);
     e->stored = true;
 }
@@ -229,13 +300,22 @@ static void acknowledge(struct source *source)
     (void)source;
 }
 
-static bool deliver(struct internal *q, struct entry *e)
+static int deliver_event(struct source *source, const struct entry *e)
 {
     struct cloudevent event;
     cloudevent_unpack(e->packed, &event);
     XXH128_hash_t h = XXH3_128bits(event.attribute[CE_ID].text, event.attribute[CE_ID].len);
     bool has_key = event.attribute[CE_KEY].len;
-    if (source_deliver(q->source, &event, (uint64_t[2]){h.high64, h.low64}, has_key))
+    const uint64_t position[2] = {h.high64, h.low64};
+    return e->kind == ENTRY_WRITE ? source_deliver_write(source, &event, position)
+                                  : source_deliver(source, &event, position, has_key);
+}
+
+static bool deliver(struct internal *q, struct entry *e)
+{
+    int r = e->kind == ENTRY_INTENT ? source_deliver_intent(q->source, (const char *)e->packed, e->len)
+                                    : deliver_event(q->source, e);
+    if (r)
         return false;
     q->written = e->number;
     pthread_mutex_lock(&q->lock);

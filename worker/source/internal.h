@@ -4,7 +4,8 @@
  * Its queue is a list in memory: emitters append, its thread writes entries to the rings in order, and an
  * entry stays until a checkpoint has passed it. At the cut of epoch n, the pending events are those emitted
  * up to the cut (each entry is tagged with its shard's epoch) less those written before the barrier; only
- * those are stored. */
+ * those are stored: an event as CloudEvent JSON, a write as ["write",carrier], an intent as
+ * ["intent",document]. */
 #pragma once
 
 #include <stdbool.h>
@@ -25,6 +26,13 @@ int internal_new(struct worker *worker, struct source **ret_source, struct error
  * checkpoint, between two epochs. Errors:
  * ERROR_MEMORY. */
 int internal_emit(struct internal *internal, const struct cloudevent *event, uint64_t epoch,
+                  struct error *err);
+
+/* The same for a write into triggers' contexts (write.h), by its carrier, and for an intent that is to wait
+ * behind what was appended before: its document, as it goes into the outbox. */
+int internal_write(struct internal *internal, const struct cloudevent *carrier, uint64_t epoch,
+                   struct error *err);
+int internal_hold(struct internal *internal, const char *document, size_t len, uint64_t epoch,
                   struct error *err);
 
 /* Puts a stored pending event back. Thread: checkpoint, before the source starts; in the order of the

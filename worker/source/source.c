@@ -23,7 +23,9 @@
 #include "worker/report.h"
 #include "worker/router.h"
 #include "worker/shard.h"
+#include "worker/trigger.h"
 #include "worker/worker.h"
+#include "worker/write.h"
 
 extern const struct source_type source_internal;
 
@@ -435,6 +437,22 @@ static void wait_space(struct source *s, unsigned shard, uint64_t bytes)
     }
 }
 
+static void *reserve_space(struct source *s, unsigned shard, uint32_t bytes, uint32_t kind)
+{
+    void *space;
+    while (!(space = ring_reserve(&s->rings[shard], bytes, kind, false)))
+        wait_space(s, shard, ARENA_RING_BYTES / 2);
+    s->touched |= 1u << shard;
+    return space;
+}
+
+static void count_record(struct source *s)
+{
+    s->batch_records++;
+    if (++s->unpublished >= PUBLISH_EVERY)
+        publish(s);
+}
+
 static struct record_event *reserve(struct source *s, unsigned shard, size_t size,
                                     struct record_event **large)
 {
@@ -447,39 +465,40 @@ static struct record_event *reserve(struct source *s, unsigned shard, size_t siz
         while (!(*large = malloc(size))) /* the event waits rather than be lost */
             nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     }
-    void *space;
-    while (!(space = ring_reserve(&s->rings[shard], bytes, kind, false)))
-        wait_space(s, shard, ARENA_RING_BYTES / 2);
-    s->touched |= 1u << shard;
+    void *space = reserve_space(s, shard, bytes, kind);
     if (!*large)
         return space;
     *(struct record_event **)space = *large;
     return *large;
 }
 
-static void push(struct source *s, unsigned shard, const struct route *const *routes, unsigned n_routes,
+static void push(struct source *s, unsigned shard, const struct route_list *lists, uint8_t n,
                  const struct record_event *head, const struct cloudevent *event, size_t packed_size)
 {
-    struct route_list lists[ROUTE_MAX_LISTS];
     struct record_event *large;
-    uint8_t n = 0;
-    for (unsigned i = 0; i < n_routes; i++)
-        if (routes[i]->lists[shard].n)
-            lists[n++] = routes[i]->lists[shard];
     struct record_event *r = reserve(s, shard, sizeof *r + n * sizeof lists[0] + packed_size, &large);
     *r = *head;
     r->n_lists = n;
     memcpy(record_lists(r), lists, n * sizeof lists[0]);
     cloudevent_pack(event, record_packed(r));
-    s->batch_records++;
-    if (++s->unpublished >= PUBLISH_EVERY)
-        publish(s);
+    count_record(s);
 }
 
-/* Puts the event into the ring of every shard that has a trigger for it. Returns how many shards that were.
- */
-static unsigned route_event(struct source *s, const struct cloudevent *event, const uint64_t position[2],
-                            bool has_key)
+static void push_routes(struct source *s, unsigned shard, const struct route *const *routes,
+                        unsigned n_routes, const struct record_event *head, const struct cloudevent *event,
+                        size_t packed_size)
+{
+    struct route_list lists[ROUTE_MAX_LISTS];
+    uint8_t n = 0;
+    for (unsigned i = 0; i < n_routes; i++)
+        if (routes[i]->lists[shard].n)
+            lists[n++] = routes[i]->lists[shard];
+    push(s, shard, lists, n, head, event, packed_size);
+}
+
+/* Puts the event into the ring of every shard that has a trigger for it. Whether there was one. */
+static bool route_event(struct source *s, const struct cloudevent *event, const uint64_t position[2],
+                        bool has_key, bool is_write)
 {
     const struct route *routes[ROUTE_MAX_LISTS];
     unsigned n_routes = router_match(s->router, event, routes);
@@ -494,10 +513,11 @@ static unsigned route_event(struct source *s, const struct cloudevent *event, co
                                 .source = s->name_hash,
                                 .source_index = s->index,
                                 .only = only,
-                                .has_key = has_key};
+                                .has_key = has_key,
+                                .is_write = is_write};
     size_t packed = cloudevent_packed_size(event);
     for (uint32_t left = shards; left; left &= left - 1)
-        push(s, (unsigned)__builtin_ctz(left), routes, n_routes, &head, event, packed);
+        push_routes(s, (unsigned)__builtin_ctz(left), routes, n_routes, &head, event, packed);
     return true;
 }
 
@@ -577,15 +597,84 @@ int source_deliver(struct source *source, const struct cloudevent *event, const 
             return 0;
         }
     }
-    bool routed = route_event(source, event, position, has_key);
+    bool routed = route_event(source, event, position, has_key, false);
     if (!routed && !waited) {
         if (wait_triggers(source))
             return SOURCE_STOPPED;
-        routed = route_event(source, event, position, has_key);
+        routed = route_event(source, event, position, has_key, false);
     }
     if (!routed)
         dead_letter(source, "no_trigger", "no trigger has this type and subject", position, event, NULL, 0);
     count_read(source, position);
+    return 0;
+}
+
+/* To the trigger of that id. */
+static bool route_to_target(struct source *s, const struct cloudevent *carrier, const uint64_t position[2])
+{
+    const struct cloudevent_span *id = &carrier->attribute[CE_SUBJECT];
+    const struct route_list *list = router_target(s->router, id->text ? id->text : "", id->len);
+    if (!list)
+        return false;
+    struct record_event head = {.position = {position[0], position[1]},
+                                .source = s->name_hash,
+                                .source_index = s->index,
+                                .only = 1,
+                                .is_write = 1};
+    push(s, list->triggers[0]->shard, list, 1, &head, carrier, cloudevent_packed_size(carrier));
+    return true;
+}
+
+int source_deliver_write(struct source *source, const struct cloudevent *carrier, const uint64_t position[2])
+{
+    if (worker_held(source->worker) && (source->never_held || source_stopping(source)))
+        return SOURCE_STOPPED;
+    if (source->poisoned && is_poison(source, position)) {
+        dead_letter(source, "crashed_worker", "the worker died three times while it had this write in hand",
+                    position, carrier, NULL, 0);
+    } else if (!write_is_addressed(carrier)) {
+        route_event(source, carrier, position, false, true);
+    } else if (!route_to_target(source, carrier, position)) {
+        if (wait_triggers(source))
+            return SOURCE_STOPPED;
+        if (!route_to_target(source, carrier, position))
+            dead_letter(source, "no_trigger", "no trigger with this id can be written to", position, carrier,
+                        NULL, 0);
+    }
+    count_read(source, position);
+    return 0;
+}
+
+/* Behind the writes, with the shard that one of them has gone to last, if any: then no other has to wake. To
+ * all shards when it will not wait for a commit: the last one to come to it opens it. */
+static uint32_t shards_of_intent(const struct source *s)
+{
+    const struct worker *w = s->worker;
+    uint32_t all = (uint32_t)((1ull << w->n_shards) - 1);
+    uint32_t busy = s->touched | s->woken_later;
+    if (w->config->action_start == CONFIG_ACTION_IMMEDIATE)
+        return all;
+    return busy ? busy & -busy : 1u << s->batch_records % w->n_shards;
+}
+
+int source_deliver_intent(struct source *source, const char *document, size_t len)
+{
+    struct held_intent *held;
+    if (worker_held(source->worker) && (source->never_held || source_stopping(source)))
+        return SOURCE_STOPPED;
+    uint32_t shards = shards_of_intent(source);
+    while (!(held = malloc(sizeof *held + len))) /* it waits rather than be lost */
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    atomic_init(&held->left, (unsigned)__builtin_popcount(shards));
+    held->len = len;
+    memcpy(held->document, document, len);
+    for (; shards; shards &= shards - 1) {
+        struct held_intent **record =
+            reserve_space(source, (unsigned)__builtin_ctz(shards), sizeof held, RECORD_INTENT);
+        *record = held;
+        count_record(source);
+    }
+    arena_add(&source->stats->read, 1);
     return 0;
 }
 

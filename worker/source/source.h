@@ -186,6 +186,11 @@ bool source_routes(const struct source *source, const struct cloudevent *event);
 int source_deliver(struct source *source, const struct cloudevent *event, const uint64_t position[2],
                    bool has_key);
 
+/* For the internal source. A write into triggers' contexts (worker/write.h), and an intent that has waited
+ * behind writes: its document, copied. Return as source_deliver. Require: emit. */
+int source_deliver_write(struct source *source, const struct cloudevent *carrier, const uint64_t position[2]);
+int source_deliver_intent(struct source *source, const char *document, size_t len);
+
 /* Dead-letters something that is not a CloudEvent; `body` is a JSON member that keeps it (`"fields":[...]`).
  * Requires: emit. */
 void source_reject(struct source *source, const char *reason, const char *detail, const uint64_t position[2],
