@@ -8,7 +8,10 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "common/buffer.h"
 #include "common/json.h"
+#include "worker/firing.h"
+#include "worker/trigger.h"
 
 #define KEY "0123456789abcdef0123456789abcdef"
 #define FIELD "00000000000000000007-01-00000003"
@@ -26,13 +29,17 @@ static void test_round_trip(void **state)
     struct json_value value;
     size_t len;
     const struct action_type *emit = action_find("EMIT", 4);
-    assert_int_equal(intent_new(emit, FIELD, KEY, "t\"1", 3, body, sizeof body - 1, &intent, &err), 0);
+    struct trigger trigger = {.id = (char[]){"t\"1"}, .id_len = 3};
+    struct firing firing = {.trigger = &trigger};
+    BUFFER_AUTO text = BUFFER_INIT;
+    intent_write(&firing, emit, KEY, body, sizeof body - 1, NULL, 0, &text);
+    assert_int_equal(intent_load(FIELD, strlen(FIELD), text.data, text.len, &intent, &err), 0);
     assert_string_equal(intent->text, document);
     assert_int_equal(intent->len, sizeof document - 1);
     assert_string_equal(intent->field, FIELD);
     assert_string_equal(intent->key, KEY);
     assert_ptr_equal(intent->action, emit);
-    assert_false(intent->replayed || intent->given_up);
+    assert_false(intent->replayed || intent->given_up || intent->fans_out);
     assert_int_equal(intent_load(FIELD, strlen(FIELD), intent->text, intent->len, &back, &err), 0);
     intent_free(intent);
     assert_string_equal(back->text, document);

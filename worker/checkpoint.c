@@ -350,6 +350,16 @@ static void emit_event(struct checkpoint *c, const struct intent *intent, uint64
         abort(); /* it would be lost: start again from the last checkpoint */
 }
 
+/* It becomes a dead letter, and those who wait for it are told. */
+static void give_up_intent(struct checkpoint *c, const struct intent *intent, uint64_t epoch)
+{
+    struct injection injection = {.worker = c->worker, .changes = &c->cut.changes, .epoch = epoch};
+    struct error err;
+    outbox_dead_letter(intent, &c->cut.changes);
+    if (intent->action->gave_up && intent->action->gave_up(intent, &injection, &err) < 0)
+        abort(); /* they would wait for ever: start again from the last checkpoint */
+}
+
 /* Writes the end of intents into the epoch to come, or the one being gathered, and frees them: all of it, the
  * removal from the outbox, the dead letter and the event, is in one transaction. Returns how many. */
 static size_t write_ends(struct checkpoint *c, struct intent *list, uint64_t epoch)
@@ -363,9 +373,12 @@ static size_t write_ends(struct checkpoint *c, struct intent *list, uint64_t epo
             continue;
         }
         n++;
-        changes_delete(&c->cut.changes, STORAGE_OUTBOX, intent->field, strlen(intent->field));
+        if (intent->fan_out)
+            outbox_element_ended(c->outbox, intent, &c->cut.changes);
+        else
+            changes_delete(&c->cut.changes, STORAGE_OUTBOX, intent->field, strlen(intent->field));
         if (intent->given_up)
-            outbox_dead_letter(intent, &c->cut.changes);
+            give_up_intent(c, intent, epoch);
         if (intent->event)
             emit_event(c, intent, epoch);
         emissions_complete(c->worker->emissions, intent->key, intent->final_position,
@@ -430,6 +443,7 @@ static int gather(struct checkpoint *c, uint64_t epoch, struct error *err)
 {
     struct worker *w = c->worker;
     collect_completed(c, epoch);
+    outbox_collect(c->outbox, &c->cut.changes);
     collect_finished(c, epoch);
     internal_collect(w->internal, epoch, &c->cut.changes);
     emissions_collect(w->emissions, w->sources, ARENA_MAX_SOURCES, epoch, &c->cut.changes);

@@ -33,18 +33,44 @@ const char *firing_trigger(const struct firing *firing)
     return firing->trigger->id;
 }
 
-void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTION_KEY_MAX])
+void firing_key_of(const char *creation, const char *identity, size_t identity_len, uint64_t number,
+                   uint32_t element, char ret_key[ACTION_KEY_MAX])
 {
-    const struct trigger *t = firing->trigger;
-    uint64_t numbers[2] = {firing->number, element};
+    uint64_t numbers[2] = {number, element};
     XXH3_state_t state;
     XXH3_128bits_reset(&state);
-    XXH3_128bits_update(&state, firing->creation, strlen(firing->creation) + 1);
-    XXH3_128bits_update(&state, t->identity, t->identity_len + 1);
+    XXH3_128bits_update(&state, creation, strlen(creation) + 1);
+    XXH3_128bits_update(&state, identity, identity_len + 1);
     XXH3_128bits_update(&state, numbers, sizeof numbers);
     XXH128_hash_t h = XXH3_128bits_digest(&state);
     snprintf(ret_key, ACTION_KEY_MAX, "%016llx%016llx", (unsigned long long)h.high64,
              (unsigned long long)h.low64);
+}
+
+void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTION_KEY_MAX])
+{
+    const struct trigger *t = firing->trigger;
+    firing_key_of(firing->creation, t->identity, t->identity_len, firing->number, element, ret_key);
+}
+
+#define FIRINGS_SEARCHED 64
+#define KEYS_SEARCHED 1000000
+
+bool firing_find_key(const struct firing *firing, const char *key, uint32_t n_elements, uint32_t *ret_element)
+{
+    const struct trigger *t = firing->trigger;
+    char candidate[ACTION_KEY_MAX];
+    uint64_t searched = 0;
+    for (uint64_t back = 1; back <= FIRINGS_SEARCHED && back < firing->number; back++)
+        for (uint32_t i = 0; i < n_elements && searched < KEYS_SEARCHED; i++, searched++) {
+            firing_key_of(firing->creation, t->identity, t->identity_len, firing->number - back, i,
+                          candidate);
+            if (strcmp(candidate, key))
+                continue;
+            *ret_element = i;
+            return true;
+        }
+    return false;
 }
 
 int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err)
@@ -106,7 +132,15 @@ int firing_tell(struct firing *firing, const char *type, const char *subject, si
 int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
                   size_t body_len, struct error *err)
 {
-    return firing->type->intend(firing, action, key, body, body_len, err);
+    return firing->type->intend(firing, action, key, body, body_len, NULL, 0, err);
+}
+
+int firing_intend_each(struct firing *firing, const struct action_type *action, const char *body,
+                       size_t body_len, const char *elements, size_t elements_len, struct error *err)
+{
+    char key[ACTION_KEY_MAX];
+    firing_key(firing, UINT32_MAX, key);
+    return firing->type->intend(firing, action, key, body, body_len, elements, elements_len, err);
 }
 
 void firing_finish(struct firing *firing)

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "worker/action/action.h"
+
 struct action_type;
 struct cloudevent;
 struct error;
@@ -16,9 +18,13 @@ struct firing_type {
     int (*emit)(struct firing *firing, const struct cloudevent *event, struct error *err);
     int (*write)(struct firing *firing, const struct cloudevent *carrier, struct error *err);
     int (*intend)(struct firing *firing, const struct action_type *action, const char *key, const char *body,
-                  size_t body_len, struct error *err);
+                  size_t body_len, const char *elements, size_t elements_len, struct error *err);
     void (*finish)(struct firing *firing);
 };
+
+/* firing_key by its parts. */
+void firing_key_of(const char *creation, const char *identity, size_t identity_len, uint64_t number,
+                   uint32_t element, char ret_key[ACTION_KEY_MAX]);
 
 /* Embedded in its maker's; borrows everything. */
 struct firing {

@@ -6,69 +6,69 @@
 #include "common/buffer.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "worker/firing.h"
+#include "worker/trigger.h"
 
-static struct intent *allocate(const char *text, size_t len)
+/* What the text says. */
+static int read_document(struct intent *intent, struct error *err)
 {
-    struct intent *intent = calloc(1, sizeof *intent + len + 1);
-    if (intent) {
-        memcpy(intent->text, text, len);
-        intent->len = len;
-        if (json_scan(intent->text, len, &intent->root, NULL) < 0)
-            intent->root.type = JSON_ABSENT;
-    }
-    return intent;
+    struct json_value key;
+    struct json_value name;
+    struct json_value *root = &intent->root;
+    if (json_scan(intent->text, intent->len, root, err) < 0)
+        return -1;
+    if (root->type != JSON_OBJECT || !json_member(root, "key", &key) || key.type != JSON_STRING ||
+        key.len >= ACTION_KEY_MAX || !json_member(root, "action", &name) || name.type != JSON_STRING)
+        return error_set(err, ERROR_INVALID, "not an intent: %.80s", intent->text);
+    intent->action = action_find(name.text, name.len);
+    if (!intent->action || !intent->action->start)
+        return error_set(err, ERROR_INVALID, "unknown action %.*s", (int)name.len, name.text);
+    memcpy(intent->key, key.text, key.len);
+    intent->fans_out = json_member(root, "elements", &name);
+    return 0;
 }
 
 int intent_load(const char *field, size_t field_len, const char *document, size_t len,
                 struct intent **ret_intent, struct error *err)
 {
-    struct json_value root;
-    struct json_value key;
-    struct json_value name;
     if (field_len >= INTENT_FIELD_MAX)
         return error_set(err, ERROR_INVALID, "field name of %zu bytes", field_len);
-    if (json_scan(document, len, &root, err) < 0)
-        return -1;
-    if (root.type != JSON_OBJECT || !json_member(&root, "key", &key) || key.type != JSON_STRING ||
-        key.len >= ACTION_KEY_MAX || !json_member(&root, "action", &name) || name.type != JSON_STRING)
-        return error_set(err, ERROR_INVALID, "not an intent: %.*s", (int)(len < 80 ? len : 80), document);
-    const struct action_type *action = action_find(name.text, name.len);
-    if (!action || !action->start)
-        return error_set(err, ERROR_INVALID, "unknown action %.*s", (int)name.len, name.text);
-    struct intent *intent = allocate(document, len);
+    struct intent *intent = calloc(1, sizeof *intent + len + 1);
     if (!intent)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    intent->action = action;
     memcpy(intent->field, field, field_len);
-    memcpy(intent->key, key.text, key.len);
+    memcpy(intent->text, document, len);
+    intent->len = len;
+    if (read_document(intent, err) < 0) {
+        intent_free(intent);
+        return -1;
+    }
     *ret_intent = intent;
     return 0;
 }
 
-void intent_write(const struct action_type *action, const char *key, const char *trigger, size_t trigger_len,
-                  const char *body, size_t body_len, struct buffer *out)
+void intent_write(const struct firing *firing, const struct action_type *action, const char *key,
+                  const char *body, size_t body_len, const char *elements, size_t elements_len,
+                  struct buffer *out)
 {
+    const struct trigger *t = firing->trigger;
     buffer_printf(out, "{\"key\":\"%s\",\"trigger\":", key);
-    buffer_append_json(out, trigger, trigger_len);
+    buffer_append_json(out, t->id, t->id_len);
     buffer_printf(out, ",\"action\":\"%s\",\"body\":", action->name);
     buffer_append(out, body, body_len);
+    if (elements) {
+        buffer_append_text(out, ",\"of\":{\"identity\":");
+        buffer_append_json(out, t->identity, t->identity_len);
+        buffer_printf(out, ",\"number\":%llu},\"elements\":", (unsigned long long)firing->number);
+        buffer_append(out, elements, elements_len);
+    }
     buffer_append_char(out, '}');
 }
 
-int intent_new(const struct action_type *action, const char *field, const char *key, const char *trigger,
-               size_t trigger_len, const char *body, size_t body_len, struct intent **ret_intent,
-               struct error *err)
+bool intent_field_fans_out(const char *field)
 {
-    BUFFER_AUTO text = BUFFER_INIT;
-    intent_write(action, key, trigger, trigger_len, body, body_len, &text);
-    struct intent *intent = text.failed ? NULL : allocate(text.data, text.len);
-    if (!intent)
-        return error_set(err, ERROR_MEMORY, "out of memory");
-    intent->action = action;
-    memcpy(intent->field, field, strnlen(field, INTENT_FIELD_MAX - 1));
-    memcpy(intent->key, key, strnlen(key, ACTION_KEY_MAX - 1));
-    *ret_intent = intent;
-    return 0;
+    size_t len = strlen(field);
+    return len && field[len - 1] == INTENT_FANS_OUT;
 }
 
 void intent_free(struct intent *intent)
@@ -92,8 +92,7 @@ void intent_free_list(struct intent *intent)
 static bool member(const struct intent *intent, const char *name, enum json_type type,
                    struct json_value *ret_value)
 {
-    return intent->root.type == JSON_OBJECT && json_member(&intent->root, name, ret_value) &&
-           ret_value->type == type;
+    return json_member(&intent->root, name, ret_value) && ret_value->type == type;
 }
 
 bool intent_body(const struct intent *intent, struct json_value *ret_body)
@@ -104,4 +103,9 @@ bool intent_body(const struct intent *intent, struct json_value *ret_body)
 bool intent_trigger(const struct intent *intent, struct json_value *ret_trigger)
 {
     return member(intent, "trigger", JSON_STRING, ret_trigger);
+}
+
+bool intent_element(const struct intent *intent, struct json_value *ret_element)
+{
+    return json_member(&intent->root, "element", ret_element);
 }

@@ -13,8 +13,11 @@
 #include "worker/action/action.h"
 
 #define INTENT_FIELD_MAX 48
+#define INTENT_FANS_OUT 'f'
 
 struct buffer;
+struct fan_out;
+struct firing;
 
 struct intent {
     struct intent *next;
@@ -32,7 +35,10 @@ struct intent {
     char *report;             /* members for the dead letter, as JSON text; NULL: none. Owned */
     struct intent *wait_next; /* in a list of a sink */
     uint64_t not_before_ns;
-    struct json_value root; /* of the text */
+    struct json_value root;  /* of the text */
+    struct fan_out *fan_out; /* which it is an element of (fan_out.h); NULL: none */
+    uint32_t index;          /* of the element */
+    bool fans_out;           /* it has elements: its field ends with INTENT_FANS_OUT */
     size_t len;
     char text[]; /* the JSON document as stored: {"key","trigger","action","body":{...}} */
 };
@@ -40,13 +46,12 @@ struct intent {
 /* Makes an intent from its stored document (copied). Errors: ERROR_INVALID, ERROR_MEMORY. */
 int intent_load(const char *field, size_t field_len, const char *document, size_t len,
                 struct intent **ret_intent, struct error *err);
-/* Makes an intent and its document. */
-int intent_new(const struct action_type *action, const char *field, const char *key, const char *trigger,
-               size_t trigger_len, const char *body, size_t body_len, struct intent **ret_intent,
-               struct error *err);
-/* Appends the document of an intent, as it is stored. */
-void intent_write(const struct action_type *action, const char *key, const char *trigger, size_t trigger_len,
-                  const char *body, size_t body_len, struct buffer *out);
+/* Appends the document of a firing's intent, as it is stored. elements: a JSON array, or NULL without. */
+void intent_write(const struct firing *firing, const struct action_type *action, const char *key,
+                  const char *body, size_t body_len, const char *elements, size_t elements_len,
+                  struct buffer *out);
+/* Whether the field is that of an intent with elements. */
+bool intent_field_fans_out(const char *field);
 void intent_free(struct intent *intent);
 void intent_free_list(struct intent *intent);
 
@@ -54,3 +59,5 @@ struct json_value;
 /* The action's own object, and the trigger's id, in the document. */
 bool intent_body(const struct intent *intent, struct json_value *ret_body);
 bool intent_trigger(const struct intent *intent, struct json_value *ret_trigger);
+/* What is this element's own. False: it is no element. */
+bool intent_element(const struct intent *intent, struct json_value *ret_element);

@@ -13,6 +13,7 @@
 #include "worker/deadletter.h"
 #include "worker/emission.h"
 #include "worker/executor.h"
+#include "worker/fan_out.h"
 #include "worker/intent.h"
 #include "worker/recovery.h"
 #include "worker/redact.h"
@@ -26,6 +27,9 @@ struct outbox {
     size_t first;
     size_t n;
     size_t cap;
+    struct fan_out *fan_outs; /* those with elements that have not ended */
+    struct fan_out *starting; /* the one of them whose elements are being started; the rest waits for it */
+    struct stored_fields progress; /* of fan-outs, as an earlier life has left it */
 };
 
 struct outbox *outbox_new(struct worker *worker)
@@ -40,13 +44,19 @@ void outbox_free(struct outbox *outbox)
 {
     if (!outbox)
         return;
+    while (outbox->fan_outs) {
+        struct fan_out *f = outbox->fan_outs;
+        fan_out_unlink(f, &outbox->fan_outs);
+        fan_out_free(f);
+    }
+    stored_fields_done(&outbox->progress);
     free(outbox->fields);
     free(outbox);
 }
 
 bool outbox_empty(const struct outbox *outbox)
 {
-    return outbox->first == outbox->n;
+    return outbox->first == outbox->n && !outbox->starting;
 }
 
 static void wait_in_storage(struct outbox *o, const char *field)
@@ -83,9 +93,11 @@ static int register_emission(const struct stored_field *f, struct emissions *emi
     return emissions_register(emissions, key_text, buffer_text(&source), source.len, err);
 }
 
-int outbox_restore(struct outbox *outbox, const struct recovery *recovery, struct emissions *emissions,
+int outbox_restore(struct outbox *outbox, struct recovery *recovery, struct emissions *emissions,
                    struct error *err)
 {
+    outbox->progress = recovery->fan_outs;
+    recovery->fan_outs = (struct stored_fields){0};
     for (size_t i = 0; i < recovery->outbox.n; i++) {
         if (register_emission(&recovery->outbox.items[i], emissions, err) < 0)
             return -1;
@@ -94,18 +106,102 @@ int outbox_restore(struct outbox *outbox, const struct recovery *recovery, struc
     return 0;
 }
 
+/* --- fan-outs --- */
+
+static const char *progress_of(const struct outbox *o, const char *field)
+{
+    for (size_t i = 0; i < o->progress.n; i++)
+        if (!strcmp(o->progress.items[i].key, field))
+            return o->progress.items[i].value;
+    return NULL;
+}
+
+/* Begins with one, which comes from this life or from storage. Takes the intent. */
+static void begin_fan_out(struct outbox *o, struct intent *intent)
+{
+    struct error err;
+    struct fan_out *f;
+    const char *progress = intent->replayed ? progress_of(o, intent->field) : NULL;
+    if (fan_out_new(intent, o->worker->creation, progress, &f, &err) < 0) {
+        if (err.code == ERROR_MEMORY)
+            abort(); /* would be forgotten until the next start */
+        log_error("outbox", LOG_STR("error", err.message));
+        intent_free(intent);
+        return;
+    }
+    fan_out_link(f, &o->fan_outs);
+    o->starting = f;
+}
+
+/* Adds elements to the list while there is room. */
+static void start_elements(struct outbox *o, struct intent ***end, uint64_t *room)
+{
+    struct error err;
+    struct intent *element;
+    while (*room && (element = fan_out_next(o->starting, &err))) {
+        **end = element;
+        *end = &element->next;
+        --*room;
+    }
+    if (fan_out_exhausted(o->starting))
+        o->starting = NULL;
+}
+
+void outbox_element_ended(struct outbox *outbox, const struct intent *element, struct changes *out)
+{
+    if (!fan_out_ended(element->fan_out, element->index, out))
+        return;
+    if (outbox->starting == element->fan_out)
+        outbox->starting = NULL;
+    fan_out_unlink(element->fan_out, &outbox->fan_outs);
+    fan_out_free(element->fan_out);
+}
+
+void outbox_collect(struct outbox *outbox, struct changes *out)
+{
+    for (struct fan_out *f = outbox->fan_outs; f; f = fan_out_after(f))
+        fan_out_write(f, out);
+}
+
+/* --- starting --- */
+
+static uint64_t room(const struct outbox *o)
+{
+    uint64_t limit = (uint64_t)o->worker->config->max_pending_actions;
+    uint64_t pending = executor_pending(o->worker->executor);
+    return pending < limit ? limit - pending : 0;
+}
+
+/* Starts intents of a list while there is room, and returns the rest. */
+static struct intent *start_list(struct outbox *o, struct intent *list)
+{
+    struct intent *starting = NULL;
+    struct intent **end = &starting;
+    uint64_t left = room(o);
+    if (o->starting)
+        start_elements(o, &end, &left);
+    while (list && left && !o->starting) {
+        struct intent *intent = list;
+        list = intent->next;
+        intent->next = NULL;
+        if (intent->fans_out) {
+            begin_fan_out(o, intent);
+            if (o->starting)
+                start_elements(o, &end, &left);
+            continue;
+        }
+        *end = intent;
+        end = &intent->next;
+        left--;
+    }
+    *end = NULL;
+    executor_submit(o->worker->executor, starting);
+    return list;
+}
+
 void outbox_start(struct outbox *outbox, struct intent *list)
 {
-    struct executor *x = outbox->worker->executor;
-    uint64_t limit = (uint64_t)outbox->worker->config->max_pending_actions;
-    uint64_t pending = executor_pending(x);
-    struct intent **link = &list;
-    if (outbox_empty(outbox))
-        for (; *link && pending < limit; pending++)
-            link = &(*link)->next;
-    struct intent *rest = *link;
-    *link = NULL;
-    executor_submit(x, list);
+    struct intent *rest = outbox_empty(outbox) ? start_list(outbox, list) : list;
     for (struct intent *intent = rest; intent; intent = intent->next)
         wait_in_storage(outbox, intent->field);
     intent_free_list(rest);
@@ -132,26 +228,42 @@ static int see_intent(void *data, const char *field, size_t field_len, const cha
     return 0;
 }
 
+/* Reads some of those that wait in storage: not more than there is room for, and a fan-out alone, for it may
+ * be large. */
+static int read_back(struct outbox *o, struct storage *storage, struct refill *refill, size_t *ret_n)
+{
+    const char *keys[REFILL_AT_ONCE];
+    struct error err;
+    size_t n = 0;
+    uint64_t most = room(o) < REFILL_AT_ONCE ? room(o) : REFILL_AT_ONCE;
+    while (n < most && o->first + n < o->n) {
+        const char *field = o->fields[o->first + n];
+        if (n && intent_field_fans_out(field))
+            break;
+        keys[n++] = field;
+        if (intent_field_fans_out(field))
+            break;
+    }
+    *ret_n = n;
+    if (storage->type->get(storage, o->worker->workspace, STORAGE_OUTBOX, keys, n, see_intent, refill,
+                           &err) == 0)
+        return 0;
+    log_warn("outbox", LOG_STR("error", err.message));
+    intent_free_list(refill->list);
+    return -1;
+}
+
 void outbox_refill(struct outbox *outbox, struct storage *storage)
 {
-    struct executor *x = outbox->worker->executor;
-    while (!outbox_empty(outbox) && executor_has_room(x)) {
-        const char *keys[REFILL_AT_ONCE];
-        size_t n = 0;
+    if (outbox->starting)
+        start_list(outbox, NULL);
+    while (!outbox->starting && !outbox_empty(outbox) && room(outbox)) {
         struct refill refill = {.end = &refill.list};
-        struct error err;
-        while (n < REFILL_AT_ONCE && outbox->first + n < outbox->n) {
-            keys[n] = outbox->fields[outbox->first + n];
-            n++;
-        }
-        if (storage->type->get(storage, outbox->worker->workspace, STORAGE_OUTBOX, keys, n, see_intent,
-                               &refill, &err) < 0) {
-            log_warn("outbox", LOG_STR("error", err.message));
-            intent_free_list(refill.list);
+        size_t n;
+        if (read_back(outbox, storage, &refill, &n) < 0)
             return;
-        }
         outbox->first += n;
-        executor_submit(x, refill.list);
+        intent_free_list(start_list(outbox, refill.list)); /* there was room for all */
     }
 }
 

@@ -13,13 +13,14 @@
 #include "worker/catalog.h"
 #include "worker/changes.h"
 #include "worker/emission.h"
+#include "worker/fan_out.h"
 #include "worker/globals.h"
 #include "worker/source/consumed.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
 #include "worker/worker.h"
 
-static void fields_done(struct stored_fields *fields)
+void stored_fields_done(struct stored_fields *fields)
 {
     for (size_t i = 0; i < fields->n; i++) {
         free(fields->items[i].key);
@@ -87,11 +88,12 @@ static int see_any(void *data, const char *key, size_t key_len, const char *valu
 
 void recovery_done(struct recovery *recovery)
 {
-    fields_done(&recovery->positions);
-    fields_done(&recovery->internal);
-    fields_done(&recovery->outbox);
-    fields_done(&recovery->seen);
-    fields_done(&recovery->consumed);
+    stored_fields_done(&recovery->positions);
+    stored_fields_done(&recovery->internal);
+    stored_fields_done(&recovery->outbox);
+    stored_fields_done(&recovery->seen);
+    stored_fields_done(&recovery->consumed);
+    stored_fields_done(&recovery->fan_outs);
     free(recovery->adopt);
     recovery->adopt = NULL;
 }
@@ -143,6 +145,9 @@ static int see_checkpoint(void *data, const char *key, size_t key_len, const cha
                    : fields_add(&r->consumed, key + sizeof CONSUMED_FIELD - 1, name_len, "", 0);
     if (is_prefix("seen:", key, key_len))
         return fields_add(&r->seen, key + 5, key_len - 5, value, len);
+    if (is_prefix(FAN_OUT_PREFIX, key, key_len))
+        return fields_add(&r->fan_outs, key + strlen(FAN_OUT_PREFIX), key_len - strlen(FAN_OUT_PREFIX), value,
+                          len);
     if (is_prefix("position:", key, key_len) || (key_len == 17 && !memcmp(key, "internal_position", 17)) ||
         (key_len == 18 && !memcmp(key, "event_log_position", 18)))
         return fields_add(&r->positions, key, key_len, value, len);
@@ -330,7 +335,7 @@ int recovery_forget_consumed(const struct recovery *recovery, struct storage *st
         gone |= !is_among(&stored, recovery->consumed.items[i].key, recovery->consumed.items[i].key_len);
     if (gone)
         r = storage->type->load(storage, worker->workspace, STORAGE_CHECKPOINT, see_gone, &scan, err);
-    fields_done(&stored);
+    stored_fields_done(&stored);
     return r;
 }
 

@@ -29,6 +29,8 @@ struct stored_fields {
     size_t cap;
 };
 
+void stored_fields_done(struct stored_fields *fields);
+
 struct recovery {
     struct storage_claim claim;
     struct stored_fields positions; /* key: the whole field name */
@@ -36,6 +38,7 @@ struct recovery {
     struct stored_fields outbox;    /* sorted by key */
     struct stored_fields seen;      /* key without "seen:" */
     struct stored_fields consumed;  /* names of the sources that fields of consumed messages belong to */
+    struct stored_fields fan_outs;  /* key without "fan_out:" */
     uint64_t dead_letter_bytes;
     uint64_t finished;
     bool finish_open;

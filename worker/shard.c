@@ -102,15 +102,18 @@ static int write_context(struct firing *firing, const struct cloudevent *carrier
     return internal_write(s->worker->internal, carrier, s->epoch, err);
 }
 
-/* Into the present epoch. Takes the intent. */
+/* Into the present epoch. Takes the intent. One with elements always waits for its commit: they are started
+ * from the outbox. */
 static void open_intent(struct shard *s, struct intent *intent)
 {
     struct shard_cut *cut = current(s);
+    bool immediate = s->worker->config->action_start == CONFIG_ACTION_IMMEDIATE && !intent->fans_out;
     s->n_intents++;
+    if (intent->fans_out)
+        intent->field[strlen(intent->field)] = INTENT_FANS_OUT;
     changes_put(&cut->changes, STORAGE_OUTBOX, intent->field, strlen(intent->field), intent->text,
                 intent->len);
-    if (s->worker->config->action_start == CONFIG_ACTION_IMMEDIATE &&
-        executor_has_room(s->worker->executor)) {
+    if (immediate && executor_has_room(s->worker->executor)) {
         executor_submit(s->worker->executor, intent);
     } else {
         *cut->intents_end = intent;
@@ -119,35 +122,27 @@ static void open_intent(struct shard *s, struct intent *intent)
     }
 }
 
-static int intent_field(const struct shard *s, char ret_field[INTENT_FIELD_MAX])
+static int make_intent(const struct shard *s, const char *document, size_t len, struct intent **ret_intent,
+                       struct error *err)
 {
-    return snprintf(ret_field, INTENT_FIELD_MAX, "%020llu-%02u-%08u", (unsigned long long)s->epoch, s->index,
-                    s->n_intents);
-}
-
-/* Behind the writes of its firing. */
-static int hold(struct firing *firing, const struct action_type *action, const char *key, const char *body,
-                size_t body_len, struct error *err)
-{
-    struct shard *s = shard_of(firing);
-    BUFFER_AUTO document = BUFFER_INIT;
-    intent_write(action, key, firing->trigger->id, firing->trigger->id_len, body, body_len, &document);
-    if (document.failed)
-        return error_set(err, ERROR_MEMORY, "out of memory");
-    return internal_hold(s->worker->internal, document.data, document.len, s->epoch, err);
+    char field[INTENT_FIELD_MAX];
+    int n = snprintf(field, sizeof field, "%020llu-%02u-%08u", (unsigned long long)s->epoch, s->index,
+                     s->n_intents);
+    return intent_load(field, (size_t)n, document, len, ret_intent, err);
 }
 
 static int intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
-                  size_t body_len, struct error *err)
+                  size_t body_len, const char *elements, size_t elements_len, struct error *err)
 {
     struct shard *s = shard_of(firing);
     struct intent *intent;
-    char field[INTENT_FIELD_MAX];
-    if (firing->n_writes)
-        return hold(firing, action, key, body, body_len, err);
-    intent_field(s, field);
-    if (intent_new(action, field, key, firing->trigger->id, firing->trigger->id_len, body, body_len, &intent,
-                   err) < 0)
+    BUFFER_AUTO document = BUFFER_INIT;
+    intent_write(firing, action, key, body, body_len, elements, elements_len, &document);
+    if (document.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    if (firing->n_writes) /* behind them */
+        return internal_hold(s->worker->internal, document.data, document.len, s->epoch, err);
+    if (make_intent(s, document.data, document.len, &intent, err) < 0)
         return -1;
     open_intent(s, intent);
     return 0;
@@ -484,13 +479,11 @@ static void begin_while(struct shard *s)
 /* An intent that has waited behind writes. The last of its shards opens it. */
 static void open_held(struct shard *s, struct held_intent *held)
 {
-    char field[INTENT_FIELD_MAX];
     struct intent *intent;
     struct error err;
     if (atomic_fetch_sub_explicit(&held->left, 1, memory_order_acq_rel) > 1)
         return;
-    int n = intent_field(s, field);
-    if (intent_load(field, (size_t)n, held->document, held->len, &intent, &err) == 0)
+    if (make_intent(s, held->document, held->len, &intent, &err) == 0)
         open_intent(s, intent);
     else if (err.code == ERROR_MEMORY)
         abort(); /* it would be lost: start again from the last checkpoint */

@@ -67,7 +67,7 @@ static void append_target(const struct json_value *source, struct buffer *out)
 }
 
 static int intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
-                  size_t body_len, struct error *err)
+                  size_t body_len, const char *elements, size_t elements_len, struct error *err)
 {
     struct json_value root, name, value;
     struct json_iter iter;
@@ -92,6 +92,10 @@ static int intend(struct firing *firing, const struct action_type *action, const
             append_raw(&value, out);
         else
             redact_json(&value, NULL, out);
+    }
+    if (elements) {
+        buffer_append_text(out, out->len > start ? ",\"elements\":" : "\"elements\":");
+        buffer_append(out, elements, elements_len);
     }
     buffer_append_char(out, '}');
     return out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;

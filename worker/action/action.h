@@ -80,9 +80,18 @@ int firing_write(struct firing *firing, const char *id, size_t id_len, const cha
                  struct error *err);
 int firing_tell(struct firing *firing, const char *type, const char *subject, size_t subject_len,
                 const char *body, size_t body_len, struct error *err);
+/* Which element of an earlier firing of this trigger has this key, when a firing has so many elements. Only
+ * the last firings are looked through. */
+bool firing_find_key(const struct firing *firing, const char *key, uint32_t n_elements,
+                     uint32_t *ret_element);
+
 /* Records an intent: action (whose start() will get it), key, and a JSON object of the action's own. Copies.
  */
 int firing_intend(struct firing *firing, const struct action_type *action, const char *key, const char *body,
                   size_t body_len, struct error *err);
+/* Records one intent for all elements of a JSON array, which is not empty (fan_out.h): start() gets one for
+ * each, with the same body, the element (intent_element) and the key of firing_key(element's number). */
+int firing_intend_each(struct firing *firing, const struct action_type *action, const char *body,
+                       size_t body_len, const char *elements, size_t elements_len, struct error *err);
 /* The workflow is finished. */
 void firing_finish(struct firing *firing);
