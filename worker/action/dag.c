@@ -88,7 +88,7 @@ static int fire_dummy(const void *state, struct firing *firing, struct error *er
     BUFFER_AUTO task = BUFFER_INIT;
     (void)state;
     if (scan_settings(firing, &text, &settings, err) < 0 || task_name(firing, &settings, &task, err) < 0 ||
-        task_tell_started(firing, buffer_text(&task), task.len, 1, err) < 0)
+        task_tell(firing, buffer_text(&task), task.len, STARTED, 1, err) < 0)
         return -1;
     return emit_termination(firing, &task, err);
 }
@@ -255,7 +255,7 @@ static int retry(struct firing *firing, const struct json_value *settings, struc
     if (all.len > RETRIES_MAX_BYTES)
         return error_set(err, ERROR_LIMIT, "context.retries is longer than %u bytes", RETRIES_MAX_BYTES);
     if (n >= most) {
-        if (task_tell_failed(firing, task, name.len, 1, err) < 0)
+        if (task_tell(firing, task, name.len, STARTED_FAILED, 1, err) < 0)
             return -1;
         return error_set(err, ERROR_INVALID, "task %s has failed again after %lld retries", task,
                          (long long)n);

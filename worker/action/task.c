@@ -6,7 +6,6 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "worker/action/action.h"
-#include "worker/condition/started.h"
 
 int task_name(const struct firing *firing, const struct json_value *settings, struct buffer *out,
               struct error *err)
@@ -22,22 +21,12 @@ int task_name(const struct firing *firing, const struct json_value *settings, st
     return out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
 }
 
-static int tell(struct firing *firing, const char *task, size_t len, uint64_t n, bool failed,
-                struct error *err)
+int task_tell(struct firing *firing, const char *task, size_t len, enum started_kind kind, uint64_t n,
+              struct error *err)
 {
     BUFFER_AUTO write = BUFFER_INIT;
-    started_write(task, len, n, failed, &write);
+    started_write(task, len, kind, n, &write);
     if (write.failed)
         return error_set(err, ERROR_MEMORY, "out of memory");
     return firing_tell(firing, TASK_SUCCESS, task, len, write.data, write.len, err);
-}
-
-int task_tell_started(struct firing *firing, const char *task, size_t len, uint64_t n, struct error *err)
-{
-    return tell(firing, task, len, n, false, err);
-}
-
-int task_tell_failed(struct firing *firing, const char *task, size_t len, uint64_t n, struct error *err)
-{
-    return tell(firing, task, len, n, true, err);
 }

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "worker/condition/started.h"
+
 struct buffer;
 struct error;
 struct firing;
@@ -18,7 +20,6 @@ struct json_value;
  * ERROR_MEMORY. */
 int task_name(const struct firing *firing, const struct json_value *settings, struct buffer *out,
               struct error *err);
-/* Tells those who wait for its terminations that it starts n invocations (worker/condition/started.h). */
-int task_tell_started(struct firing *firing, const char *task, size_t len, uint64_t n, struct error *err);
-/* That n of them could not be started after all. */
-int task_tell_failed(struct firing *firing, const char *task, size_t len, uint64_t n, struct error *err);
+/* Tells those who wait for its terminations about n invocations. */
+int task_tell(struct firing *firing, const char *task, size_t len, enum started_kind kind, uint64_t n,
+              struct error *err);

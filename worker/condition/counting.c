@@ -15,13 +15,14 @@
 struct counting {
     int64_t counter;
     int64_t target;
+    int64_t failed; /* FUNCTION_JOIN: invocations that are not waited for any more */
     enum json_type
         given; /* FUNCTION_JOIN: the type of total_activations; JSON_ABSENT: the context has none */
 };
 
 static const char *const no_members[] = {NULL};
 static const char *const counter_member[] = {"counter", NULL};
-static const char *const total_members[] = {"counter", "total_activations", NULL};
+static const char *const total_members[] = {"counter", "total_activations", "failed_activations", NULL};
 
 /* An absent member is `absent`. */
 static int load_integer(const struct json_value *context, const char *name, int64_t absent,
@@ -70,6 +71,8 @@ static void store_function_join(const void *state, struct buffer *out)
         buffer_append_text(out, ",\"total_activations\":null");
     else if (c->given == JSON_NUMBER)
         buffer_printf(out, ",\"total_activations\":%lld", (long long)c->target);
+    if (c->failed)
+        buffer_printf(out, ",\"failed_activations\":%lld", (long long)c->failed);
 }
 
 static bool counted(const void *state)
@@ -111,6 +114,10 @@ static int load_function_join(void *state, const struct json_value *context, str
     struct json_value value;
     json_member(context, "total_activations", &value);
     c->given = value.type;
+    if (load_integer(context, "failed_activations", 0, &c->failed, err) < 0)
+        return -1;
+    if (c->failed < 0 || c->failed > COUNTER_MAX)
+        return error_set(err, ERROR_INVALID, "context.failed_activations is %lld", (long long)c->failed);
     return load_counting(state, context, "total_activations", false, err);
 }
 
@@ -166,10 +173,13 @@ static unsigned write_function_join(void *state, const struct json_value *write)
     BUFFER_AUTO task = BUFFER_INIT;
     if (!started_read(write, &started, &task))
         return 0;
+    struct expected expected = {.n = c->target, .failed = c->failed};
     bool reached = c->target > 0 && c->counter >= c->target;
-    started_apply(&started, &c->target);
+    started_apply(&started, &expected);
+    c->target = expected.n;
+    c->failed = expected.failed;
     c->given = JSON_NUMBER;
-    bool reaches = (c->target > 0 || !started.n) && c->counter >= c->target;
+    bool reaches = (c->target > 0 || started.kind == STARTED) && expected_met(&expected, c->counter);
     return reaches && !reached ? CONDITION_HOLDS | CONDITION_CHANGED : CONDITION_CHANGED;
 }
 

@@ -8,8 +8,9 @@
  *
  * Writes, of which those that name no task of this one's mean nothing:
  *     {"task":T,"started":N}  join becomes N, or grows by N when it is above zero
- *     {"task":T,"failed":N}   N of them could not be started: join shrinks; if none is left, it is not known
- *                             again, for a task without any termination has not terminated */
+ *     {"task":T,"failed":N}   N of them could not be started: join shrinks, and `failed` beside it grows; a
+ *                             task of which all have failed has not terminated
+ *     {"task":T,"again":N}    so many are tried again: what had failed of them is expected as before */
 #include "worker/condition/condition.h"
 
 #include <stdlib.h>
@@ -21,13 +22,12 @@
 #include "common/json.h"
 #include "worker/condition/started.h"
 
-#define COUNT_MAX (INT64_MAX / 4)     /* stored: so that it can be counted on */
 #define RESULT_MAX_BYTES (128u << 20) /* of all data */
 
 struct dependency {
     char *task;
     size_t len;
-    int64_t join;
+    struct expected join;
     int64_t counter;
 };
 
@@ -38,7 +38,7 @@ struct dag_join {
     size_t n_unmet;
     struct buffer result; /* the array's elements, separated by commas */
     bool has_total;       /* the context has total_activations */
-    int64_t total;
+    struct expected total;
 };
 
 static int compare_names(const char *a, size_t a_len, const char *b, size_t b_len)
@@ -75,7 +75,7 @@ static struct dependency *find(const struct dag_join *j, const char *task, size_
 
 static bool met(const struct dependency *d)
 {
-    return d->join >= 0 && d->counter >= d->join;
+    return expected_met(&d->join, d->counter);
 }
 
 static void unload(void *state)
@@ -108,7 +108,7 @@ static int load_count(const struct json_value *object, struct dependency *d, con
     *value = least;
     if (!json_member(object, member, &given) || given.type == JSON_NULL)
         return 0;
-    if (given.type != JSON_NUMBER || !json_integer(&given, value) || *value < least || *value > COUNT_MAX)
+    if (given.type != JSON_NUMBER || !json_integer(&given, value) || *value < least || *value > STARTED_MAX)
         return wrong(d->task, d->len, member, &given,
                      least < 0 ? "a whole number from -1" : "a whole number from 0", err);
     return 0;
@@ -132,7 +132,8 @@ static int load_dependency(struct dag_join *j, const struct json_value *name, co
     int r = 0;
     if (value->type != JSON_OBJECT)
         r = wrong(d.task, d.len, "", value, "an object", err);
-    if (r || load_count(value, &d, "join", -1, &d.join, err) < 0 ||
+    if (r || load_count(value, &d, "join", STARTED_UNKNOWN, &d.join.n, err) < 0 ||
+        load_count(value, &d, "failed", 0, &d.join.failed, err) < 0 ||
         load_count(value, &d, "counter", 0, &d.counter, err) < 0) {
         free(d.task);
         return -1;
@@ -193,14 +194,14 @@ static int load(void *state, const struct json_value *context, struct error *err
 {
     struct dag_join *j = state;
     struct json_value value;
-    *j = (struct dag_join){.total = STARTED_UNKNOWN};
+    *j = (struct dag_join){.total = {.n = STARTED_UNKNOWN}};
     if (load_dependencies(j, context, err) < 0 || load_result(j, context, err) < 0) {
         unload(j);
         return -1;
     }
     j->has_total = json_member(context, "total_activations", &value);
-    if (j->has_total && value.type == JSON_NUMBER && !json_integer(&value, &j->total))
-        j->total = STARTED_UNKNOWN;
+    if (j->has_total && value.type == JSON_NUMBER && !json_integer(&value, &j->total.n))
+        j->total.n = STARTED_UNKNOWN;
     return 0;
 }
 
@@ -213,13 +214,16 @@ static void store(const void *state, struct buffer *out)
         if (i)
             buffer_append_char(out, ',');
         buffer_append_json(out, d->task, d->len);
-        buffer_printf(out, ":{\"join\":%lld,\"counter\":%lld}", (long long)d->join, (long long)d->counter);
+        buffer_printf(out, ":{\"join\":%lld,\"counter\":%lld", (long long)d->join.n, (long long)d->counter);
+        if (d->join.failed)
+            buffer_printf(out, ",\"failed\":%lld", (long long)d->join.failed);
+        buffer_append_char(out, '}');
     }
     buffer_append_text(out, "},\"result\":[");
     buffer_append(out, j->result.data, j->result.len);
     buffer_append_char(out, ']');
     if (j->has_total)
-        buffer_printf(out, ",\"total_activations\":%lld", (long long)j->total);
+        buffer_printf(out, ",\"total_activations\":%lld", (long long)j->total.n);
 }
 
 static bool counted(const void *state)
@@ -266,7 +270,7 @@ static unsigned evaluate(void *state, const struct cloudevent *event)
     if (j->result.len + event->attribute[CE_DATA].len > RESULT_MAX_BYTES)
         return CONDITION_REFUSES;
     bool was_met = met(d);
-    if (d->counter < COUNT_MAX)
+    if (d->counter < STARTED_MAX)
         d->counter++;
     add_result(j, event);
     return settle(j, d, was_met);

@@ -3,15 +3,14 @@
 #include "common/buffer.h"
 #include "common/json.h"
 
-#define EXPECTED_MAX (INT64_MAX / 4)
+static const char *const members[] = {
+    [STARTED] = "started", [STARTED_FAILED] = "failed", [STARTED_AGAIN] = "again"};
 
-void started_write(const char *task, size_t len, uint64_t n, bool failed, struct buffer *out)
+void started_write(const char *task, size_t len, enum started_kind kind, uint64_t n, struct buffer *out)
 {
     buffer_append_text(out, "{\"task\":");
     buffer_append_json(out, task, len);
-    buffer_append_text(out, failed ? ",\"failed\":" : ",\"started\":");
-    buffer_append_u64(out, n);
-    buffer_append_char(out, '}');
+    buffer_printf(out, ",\"%s\":%llu}", members[kind], (unsigned long long)n);
 }
 
 bool started_read(const struct json_value *write, struct started *ret_started, struct buffer *ret_task)
@@ -19,30 +18,45 @@ bool started_read(const struct json_value *write, struct started *ret_started, s
     struct json_value task;
     struct json_value number;
     int64_t n;
+    unsigned kind = STARTED;
     if (!json_member(write, "task", &task) || task.type != JSON_STRING)
         return false;
-    bool failed = json_member(write, "failed", &number);
-    if (!failed && !json_member(write, "started", &number))
+    while (!json_member(write, members[kind], &number))
+        if (++kind > STARTED_AGAIN)
+            return false;
+    if (number.type != JSON_NUMBER || !json_integer(&number, &n) || n < 0 || n > STARTED_MAX)
         return false;
-    if (number.type != JSON_NUMBER || !json_integer(&number, &n) || n < 0 || n > EXPECTED_MAX)
-        return false;
-    if (failed && !n)
-        return false;
-    ret_started->n = failed ? -n : n;
+    *ret_started = (struct started){.kind = (enum started_kind)kind, .n = n};
     json_unescape(&task, ret_task);
     return true;
 }
 
-void started_apply(const struct started *started, int64_t *expected)
+void started_apply(const struct started *started, struct expected *expected)
 {
-    if (started->n < 0) {
-        if (*expected > 0)
-            *expected += started->n;
-        if (*expected <= 0)
-            *expected = STARTED_UNKNOWN;
-    } else if (*expected <= 0) {
-        *expected = started->n;
-    } else if (*expected < EXPECTED_MAX) {
-        *expected += started->n;
+    int64_t n = started->n;
+    switch (started->kind) {
+    case STARTED:
+        if (expected->n <= 0)
+            expected->n = n;
+        else if (expected->n < STARTED_MAX)
+            expected->n += n;
+        break;
+    case STARTED_FAILED:
+        if (expected->n <= 0)
+            break;
+        n = n < expected->n ? n : expected->n;
+        expected->n -= n;
+        expected->failed += n;
+        break;
+    case STARTED_AGAIN:
+        n = n < expected->failed ? n : expected->failed;
+        expected->failed -= n;
+        expected->n += n;
+        break;
     }
+}
+
+bool expected_met(const struct expected *expected, int64_t counter)
+{
+    return expected->n >= 0 && counter >= expected->n && (expected->n || !expected->failed);
 }
