@@ -46,6 +46,7 @@ CFLAGS += -g $(FLAGS) $(WARNINGS) $(if $(WERROR),-Werror) -fno-common -fstack-pr
 LDFLAGS += -pie -Wl,-z,relro,-z,now -pthread $(filter -fsanitize%,$(FLAGS))
 EXTRA := $(if $(filter asan,$(SAN)),$(BUILD)/.ci/ubsan.o)
 LDLIBS := -lrdkafka -lrabbitmq -lsqlite3 -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
+LDLIBS += -lm
 
 objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
 programs = $(patsubst %.c,$(BUILD)/%,$(wildcard $(1)))

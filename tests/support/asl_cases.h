@@ -1,0 +1,34 @@
+/* The States Language cases of TRIGGERFLOW_CONFORMANCE_DIR (default ../shared/conformance), one JSON object a
+ * line. Thread: main. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/json.h"
+
+#define ASL_MAX_REASONS 32
+
+struct asl_cases {
+    char *text;
+    struct json_value *values;
+    size_t n;
+    /* What cases were left out for, and how many. */
+    const char *reasons[ASL_MAX_REASONS];
+    unsigned left_out[ASL_MAX_REASONS];
+    unsigned n_reasons;
+};
+
+struct buffer;
+
+/* -1: the file is absent; says so. */
+int asl_read_file(const char *file, struct buffer *out);
+int asl_cases_read(struct asl_cases *cases, const char *file);
+void asl_cases_done(struct asl_cases *cases);
+
+/* Whether nothing of the case's definition (member names and state types) and no tag is beyond what is tested
+ * (both NULL-terminated); counts it otherwise. */
+bool asl_cases_covered(struct asl_cases *cases, size_t i, const char *const *beyond, const char *const *tags);
+/* Prints what the case is called; prints the counts. */
+void asl_cases_name(const struct asl_cases *cases, size_t i);
+void asl_cases_report(const struct asl_cases *cases, const char *what, unsigned passed, unsigned failed);
