@@ -226,7 +226,7 @@ static void test_addressed(void **state)
     pipeline_bed_trigger(bed, "b", TASK("PASS", WAITS("a"), ON("a")));
     pipeline_bed_trigger(bed, "deaf", FIRST("PASS"));
     start(bed);
-    tell(bed, NULL, "a", "{\"again\":{}}", 1);
+    tell(bed, NULL, "a", "{\"repeat\":{}}", 1);
     tell(bed, NULL, "b", "{\"task\":\"a\",\"started\":3}", 1);
     drain(bed);
     epoch(bed, 1);
@@ -235,8 +235,8 @@ static void test_addressed(void **state)
     epoch(bed, 2);
     assert_written(bed, 2, "b", "\"a\":{\"join\":3,\"counter\":2}");
     assert_int_equal(fake_checkpoint_get(&fake_checkpoint.reload_waits), 0);
-    tell(bed, NULL, "nobody", "{\"again\":{}}", 3);
-    tell(bed, NULL, "deaf", "{\"again\":{}}", 3);
+    tell(bed, NULL, "nobody", "{\"repeat\":{}}", 3);
+    tell(bed, NULL, "deaf", "{\"repeat\":{}}", 3);
     drain(bed);
     assert_int_equal(fake_checkpoint_get(&fake_checkpoint.reload_waits), 2);
     struct source *internal = bed->worker.sources[0];
@@ -294,7 +294,7 @@ static void test_stored(void **state)
     struct error err;
     struct changes changes = {0};
     tell(bed, SUCCESS, "a", "{\"task\":\"a\",\"started\":1}", 1);
-    tell(bed, NULL, "t", "{\"again\":{}}", 1);
+    tell(bed, NULL, "t", "{\"repeat\":{}}", 1);
     assert_int_equal(internal_hold(bed->worker.internal, HELD, strlen(HELD), 1, &err), 0);
     internal_collect(bed->worker.internal, 1, &changes);
     assert_int_equal(changes.n, 3);

@@ -93,6 +93,8 @@ static int check_strictly(const struct trigger *t, const struct json_value *docu
         return error_prefix(err, "condition %s", t->condition->name);
     if (t->action->check && json_member(document, "action", &action) && t->action->check(&action, err) < 0)
         return error_prefix(err, "action %s", t->action->name);
+    if (t->action->check_context && t->action->check_context(&context, err) < 0)
+        return error_prefix(err, "action %s", t->action->name);
     return 0;
 }
 

@@ -319,7 +319,7 @@ static void apply(struct shard *s, struct trigger *t, struct record_event *r, st
     if (json_scan(body->text, body->len, &write, NULL) < 0 || write.type != JSON_OBJECT)
         return; /* the writer's making, and stored by us: cannot be */
     write_show(carrier);
-    if (json_member(&write, "again", &again)) {
+    if (json_member(&write, "repeat", &again)) {
         if (t->action->again)
             fire(s, t, r, carrier, &again);
         return;

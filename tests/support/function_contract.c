@@ -314,9 +314,11 @@ static void make_event(const struct invoked *i, const struct function_behaviour 
 {
     static _Atomic uint64_t count;
     char id[80];
-    const char *type = i->contract == CONTRACT_LAMBDA ? (b->fails ? "lambda.failure" : "lambda.success")
-                                                      : (b->fails ? "event.triggerflow.termination.failure"
-                                                                  : "event.triggerflow.termination.success");
+    struct json_value task; /* of a DAG; else it is a state of a machine */
+    bool is_state = i->contract == CONTRACT_LAMBDA && !json_member(&i->payload, "__OW_TRIGGERFLOW", &task);
+    const char *type = is_state ? (b->fails ? "lambda.failure" : "lambda.success")
+                                : (b->fails ? "event.triggerflow.termination.failure"
+                                            : "event.triggerflow.termination.success");
     int n = snprintf(id, sizeof id, "run-%llu-%llu", (unsigned long long)clock_unix_ns(),
                      (unsigned long long)atomic_fetch_add(&count, 1));
     field(event, "specversion", "1.0", 3);

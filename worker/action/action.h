@@ -28,7 +28,7 @@ struct action_type {
     /* Thread: shard. Fails only with ERROR_INVALID (this event cannot be acted on: it is dead-lettered). */
     int (*fire)(const void *state, struct firing *firing, struct error *err);
     /* Does it again for what has failed, as another trigger's firing asks (write.h); `request` is what it
-     * wrote as "again". NULL: cannot. Thread: shard. Errors as fire. */
+     * wrote as "repeat". NULL: cannot. Thread: shard. Errors as fire. */
     int (*again)(const void *state, struct firing *firing, const struct json_value *request,
                  struct error *err);
     /* Begins a committed intent; its end is reported with executor_done(). NULL: never has intents. Thread:
@@ -43,6 +43,8 @@ struct action_type {
      * Errors: ERROR_INVALID naming member and value. */
     const char *const *parameters;
     int (*check)(const struct json_value *action, struct error *err); /* NULL: as load says */
+    /* What the context must be like. NULL: anything goes. */
+    int (*check_context)(const struct json_value *context, struct error *err);
 };
 
 /* NULL when there is none of this name. */

@@ -193,7 +193,7 @@ static int ask_again(struct firing *firing, const char *task, size_t len, const 
                      struct error *err)
 {
     BUFFER_AUTO write = BUFFER_INIT;
-    buffer_append_text(&write, "{\"again\":{");
+    buffer_append_text(&write, "{\"repeat\":{");
     if (key && key->len) {
         buffer_append_text(&write, "\"key\":");
         buffer_append_json(&write, key->text, key->len);

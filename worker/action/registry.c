@@ -11,6 +11,9 @@ extern const struct action_type action_http_invoke;
 extern const struct action_type action_dag_dummy_task;
 extern const struct action_type action_dag_task_failure_handler;
 extern const struct action_type action_dag_task_retry_handler;
+extern const struct action_type action_ibm_cf_invoke;
+extern const struct action_type action_throttle_ibmcf_function;
+extern const struct action_type action_aws_lambda_invoke;
 
 static const struct action_type *const types[] = {
     &action_pass,
@@ -20,6 +23,9 @@ static const struct action_type *const types[] = {
     &action_dag_dummy_task,
     &action_dag_task_failure_handler,
     &action_dag_task_retry_handler,
+    &action_ibm_cf_invoke,
+    &action_throttle_ibmcf_function,
+    &action_aws_lambda_invoke,
 };
 
 const struct action_type *action_find(const char *name, size_t len)
