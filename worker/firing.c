@@ -33,8 +33,8 @@ const char *firing_trigger(const struct firing *firing)
     return firing->trigger->id;
 }
 
-void firing_key_of(const char *creation, const char *identity, size_t identity_len, uint64_t number,
-                   uint32_t element, char ret_key[ACTION_KEY_MAX])
+static XXH128_hash_t key_hash(const char *creation, const char *identity, size_t identity_len,
+                              uint64_t number, uint32_t element)
 {
     uint64_t numbers[2] = {number, element};
     XXH3_state_t state;
@@ -42,7 +42,13 @@ void firing_key_of(const char *creation, const char *identity, size_t identity_l
     XXH3_128bits_update(&state, creation, strlen(creation) + 1);
     XXH3_128bits_update(&state, identity, identity_len + 1);
     XXH3_128bits_update(&state, numbers, sizeof numbers);
-    XXH128_hash_t h = XXH3_128bits_digest(&state);
+    return XXH3_128bits_digest(&state);
+}
+
+void firing_key_of(const char *creation, const char *identity, size_t identity_len, uint64_t number,
+                   uint32_t element, char ret_key[ACTION_KEY_MAX])
+{
+    XXH128_hash_t h = key_hash(creation, identity, identity_len, number, element);
     snprintf(ret_key, ACTION_KEY_MAX, "%016llx%016llx", (unsigned long long)h.high64,
              (unsigned long long)h.low64);
 }
@@ -53,19 +59,21 @@ void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTI
     firing_key_of(firing->creation, t->identity, t->identity_len, firing->number, element, ret_key);
 }
 
-#define FIRINGS_SEARCHED 64
-#define KEYS_SEARCHED 1000000
+#define FIRINGS_SEARCHED 10000
+#define KEYS_SEARCHED 200000 /* some ten milliseconds */
 
 bool firing_find_key(const struct firing *firing, const char *key, uint32_t n_elements, uint32_t *ret_element)
 {
     const struct trigger *t = firing->trigger;
-    char candidate[ACTION_KEY_MAX];
+    unsigned long long high, low;
     uint64_t searched = 0;
+    if (strlen(key) != ACTION_KEY_MAX - 1 || sscanf(key, "%16llx%16llx", &high, &low) != 2)
+        return false;
     for (uint64_t back = 1; back <= FIRINGS_SEARCHED && back < firing->number; back++)
         for (uint32_t i = 0; i < n_elements && searched < KEYS_SEARCHED; i++, searched++) {
-            firing_key_of(firing->creation, t->identity, t->identity_len, firing->number - back, i,
-                          candidate);
-            if (strcmp(candidate, key))
+            XXH128_hash_t h =
+                key_hash(firing->creation, t->identity, t->identity_len, firing->number - back, i);
+            if (h.high64 != high || h.low64 != low)
                 continue;
             *ret_element = i;
             return true;

@@ -6,12 +6,17 @@
 #include <xxhash.h>
 
 #include "common/arena.h"
+#include "common/buffer.h"
+#include "common/cloudevent.h"
+#include "common/error.h"
+#include "common/json.h"
 #include "worker/changes.h"
 #include "worker/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/intent.h"
 #include "worker/source/internal.h"
 #include "worker/worker.h"
+#include "worker/write.h"
 
 void injection_init(struct injection *injection, struct worker *worker, struct changes *changes)
 {
@@ -63,6 +68,28 @@ int injection_event(struct injection *injection, const struct cloudevent *event,
     return 0;
 }
 
+/* Its trigger makes it again, from what its context says now: what is stored of the intent may lack secrets,
+ * and those who wait for it are told. */
+static int repeat(struct injection *j, const struct intent *intent, const struct injection_origin *origin,
+                  struct error *err)
+{
+    struct json_value trigger;
+    struct cloudevent carrier;
+    BUFFER_AUTO id = BUFFER_INIT;
+    BUFFER_AUTO write = BUFFER_INIT;
+    if (!intent_trigger(intent, &trigger))
+        return error_set(err, ERROR_INVALID, "the intent %s does not name its trigger", intent->key);
+    json_unescape(&trigger, &id);
+    buffer_printf(&write, "{\"repeat\":{\"key\":\"%s\"}}", intent->key);
+    if (id.failed || write.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    write_compose(&carrier, intent->key, NULL, buffer_text(&id), id.len, write.data, write.len);
+    if (internal_write(j->worker->internal, &carrier, j->epoch, err) < 0)
+        return -1;
+    delete_origin(j, origin);
+    return 0;
+}
+
 int injection_intent(struct injection *injection, const char *document, size_t len,
                      const struct injection_origin *origin, struct error *err)
 {
@@ -73,6 +100,11 @@ int injection_intent(struct injection *injection, const char *document, size_t l
                      ARENA_MAX_SHARDS, injection->n_intents);
     if (intent_load(field, (size_t)n, document, len, &intent, err) < 0)
         return -1;
+    if (intent->action->again) {
+        int r = repeat(injection, intent, origin, err);
+        intent_free(intent);
+        return r;
+    }
     injection->n_intents++;
     intent->replayed = true; /* a redriven one may have been published before */
     *injection->intents_end = intent;

@@ -10,6 +10,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "worker/changes.h"
+#include "worker/crash.h"
 #include "worker/deadletter.h"
 #include "worker/emission.h"
 #include "worker/executor.h"
@@ -131,6 +132,7 @@ static void begin_fan_out(struct outbox *o, struct intent *intent)
     }
     fan_out_link(f, &o->fan_outs);
     o->starting = f;
+    crash_point("fan_out_begun");
 }
 
 /* Adds elements to the list while there is room. */
@@ -149,6 +151,7 @@ static void start_elements(struct outbox *o, struct intent ***end, uint64_t *roo
 
 void outbox_element_ended(struct outbox *outbox, const struct intent *element, struct changes *out)
 {
+    crash_point("element_ended");
     if (!fan_out_ended(element->fan_out, element->index, out))
         return;
     if (outbox->starting == element->fan_out)

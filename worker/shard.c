@@ -329,6 +329,7 @@ static void apply(struct shard *s, struct trigger *t, struct record_event *r, st
     unsigned outcome = t->condition->write(t->state, &write);
     if (outcome & CONDITION_CHANGED)
         mark_dirty(s, t);
+    crash_point("write_applied");
     if (outcome & CONDITION_HOLDS)
         fire(s, t, r, carrier, NULL);
     if (outcome)
@@ -490,6 +491,7 @@ static void open_held(struct shard *s, struct held_intent *held)
     else
         log_error("intent", LOG_STR("error", err.message));
     free(held);
+    crash_point("held_opened");
 }
 
 static bool take(struct shard *s, unsigned ring)

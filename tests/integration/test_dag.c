@@ -12,6 +12,7 @@
 #include "common/json.h"
 #include "tests/support/dag.h"
 #include "tests/support/function_server.h"
+#include "tests/support/supervised.h"
 #include "tests/support/worker_bed.h"
 
 #define SUCCESS "event.triggerflow.termination.success"
@@ -452,6 +453,31 @@ static void test_retry_by_hand(void **state)
     worker_bed_stop(bed->worker);
 }
 
+/* The same by its dead letter, in which the password is not. */
+static void test_redrive(void **state)
+{
+    struct bed *bed = *state;
+    struct supervised *s = supervised_new(bed->worker);
+    char number[64];
+    function_server_behave(bed->server, "task", &(struct function_behaviour){.status = 403});
+    put_task(bed, "task", "", "");
+    put_end(bed, "task");
+    supervised_start(s, NULL);
+    run(bed);
+    AWAIT_BED(bed->worker, workspace_dead_letters(&bed->worker->workspace, "action_failed") == 1);
+    function_server_behave(bed->server, "task", &(struct function_behaviour){.publish = true});
+    redisReply *letters = redis_server_do(&redis, "HGETALL ws-dead_letters");
+    assert_non_null(letters);
+    snprintf(number, sizeof number, "%s", letters->element[0]->str);
+    assert_null(strstr(letters->element[1]->str, "user:password"));
+    freeReplyObject(letters);
+    assert_int_equal(supervised_ask(s, "\"message\":\"redrive\",\"numbers\":[\"%s\"]", number), 1);
+    await_end(bed, 1);
+    assert_string_equal(context(bed, "__end__", "dependencies"), "{\"task\":{\"join\":1,\"counter\":1}}");
+    assert_int_equal(workspace_count(&bed->worker->workspace, "dead_letters"), 0);
+    supervised_free(s);
+}
+
 static void test_throttle(void **state)
 {
     struct bed *bed = *state;
@@ -501,7 +527,7 @@ int main(int argc, char **argv)
         TEST(test_conformance), TEST(test_immediate),  TEST(test_run_again),     TEST(test_dummies),
         TEST(test_lambda),      TEST(test_large_map),  TEST(test_map_reduce),    TEST(test_wrong_arguments),
         TEST(test_correction),  TEST(test_all_failed), TEST(test_retry_handler), TEST(test_retry_by_hand),
-        TEST(test_throttle),
+        TEST(test_redrive),     TEST(test_throttle),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");

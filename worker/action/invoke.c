@@ -371,12 +371,16 @@ static bool is_retried(const struct worker *worker, const struct buffer *task)
 int invoke_gave_up(const struct intent *intent, struct injection *injection, struct error *err)
 {
     struct json_value body, subject;
+    struct invocation_policy policy;
     struct cloudevent carrier;
     BUFFER_AUTO task = BUFFER_INIT;
     BUFFER_AUTO write = BUFFER_INIT;
     if (!intent_body(intent, &body) || !json_member(&body, "subject", &subject) ||
         subject.type != JSON_STRING)
         return 0;
+    invocation_policy_of(&body, &policy);
+    if (intent->uncertain && policy.give_up_uncertain)
+        return 0; /* it may have been started: its termination may come */
     json_unescape(&subject, &task);
     started_write(task.data ? task.data : "", task.len, STARTED_FAILED, 1, &write);
     if (task.failed || write.failed)

@@ -15,7 +15,8 @@
  * "__OW_TRIGGERFLOW":{"subject","sink","key"}.
  *
  * An invocation that is given up is subtracted from what the dependants expect, unless a
- * DAG_TASK_RETRY_HANDLER waits for the task's failure: then it is not over yet. */
+ * DAG_TASK_RETRY_HANDLER waits for the task's failure: then it is not over yet; nor is it where on_uncertain
+ * leaves open whether it was started. */
 #pragma once
 
 #include <stdint.h>
