@@ -35,6 +35,6 @@ struct firing {
     const struct cloudevent *event;
     uint64_t number;               /* of the trigger's firings */
     const struct globals *globals; /* NULL: none */
-    uint32_t n_writes;   /* into other triggers' contexts, so far */
+    uint32_t n_writes;             /* into other triggers' contexts, so far */
     uint64_t own_source; /* hash of the name of the event source that means the workflow itself; 0: none */
 };

@@ -68,6 +68,15 @@ int injection_event(struct injection *injection, const struct cloudevent *event,
     return 0;
 }
 
+int injection_write(struct injection *injection, const struct cloudevent *carrier,
+                    const struct injection_origin *origin, struct error *err)
+{
+    if (internal_write(injection->worker->internal, carrier, injection->epoch, err) < 0)
+        return -1;
+    delete_origin(injection, origin);
+    return 0;
+}
+
 /* Its trigger makes it again, from what its context says now: what is stored of the intent may lack secrets,
  * and those who wait for it are told. */
 static int repeat(struct injection *j, const struct intent *intent, const struct injection_origin *origin,
@@ -84,10 +93,7 @@ static int repeat(struct injection *j, const struct intent *intent, const struct
     if (id.failed || write.failed)
         return error_set(err, ERROR_MEMORY, "out of memory");
     write_compose(&carrier, intent->key, NULL, buffer_text(&id), id.len, write.data, write.len);
-    if (internal_write(j->worker->internal, &carrier, j->epoch, err) < 0)
-        return -1;
-    delete_origin(j, origin);
-    return 0;
+    return injection_write(j, &carrier, origin, err);
 }
 
 int injection_intent(struct injection *injection, const char *document, size_t len,

@@ -42,6 +42,9 @@ void injection_key(const struct injection *injection, const char *word, const ch
 /* Puts an event into the internal source (copied). Errors: ERROR_MEMORY. */
 int injection_event(struct injection *injection, const struct cloudevent *event,
                     const struct injection_origin *origin, struct error *err);
+/* Puts a write into triggers' contexts (write.h) into the internal source. Errors: ERROR_MEMORY. */
+int injection_write(struct injection *injection, const struct cloudevent *carrier,
+                    const struct injection_origin *origin, struct error *err);
 /* Puts an intent's document into the outbox, or has its trigger make it again, if its action can
  * (action_type.again). Errors: ERROR_INVALID, ERROR_MEMORY. */
 int injection_intent(struct injection *injection, const char *document, size_t len,

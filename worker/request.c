@@ -20,6 +20,7 @@
 #include "worker/shard.h"
 #include "worker/trigger.h"
 #include "worker/worker.h"
+#include "worker/write.h"
 
 #define HTTP_BAD_REQUEST 400
 #define HTTP_NOT_FOUND 404
@@ -189,8 +190,10 @@ static int patch(struct requests *q, struct request *r, struct error *err)
 /* --- redrive --- */
 
 struct letter {
-    struct json_value event;  /* absent: the intent */
-    struct json_value intent; /* absent: the event */
+    /* One of them is there. */
+    struct json_value event;
+    struct json_value intent;
+    struct json_value write; /* into triggers' contexts (write.h) */
     size_t number_len;
     size_t len;
     char *text; /* the letter, the number */
@@ -272,15 +275,25 @@ static int see_letter(void *data, const char *number, size_t number_len, const c
     return 0;
 }
 
-/* What the letter holds: an intent that was given up, or an event. */
+static int check_content(const struct letter *l, struct buffer *scratch, struct error *err)
+{
+    struct cloudevent event;
+    size_t len;
+    if (l->write.type == JSON_OBJECT)
+        return write_read(&event, &l->write, scratch, err);
+    const char *raw = json_raw(&l->event, &len);
+    if (cloudevent_parse(&event, raw, len, scratch, err) < 0)
+        return -1;
+    return cloudevent_check(&event, err);
+}
+
+/* What the letter holds: an intent that was given up, an event, or a write. */
 static int open_letter(struct letter *l, struct error *err)
 {
     struct json_value root, reason;
-    struct cloudevent event;
     BUFFER_AUTO scratch = BUFFER_INIT;
     BUFFER_AUTO why = BUFFER_INIT;
     const char *number = l->text + l->len;
-    size_t len;
     if (json_scan(l->text, l->len, &root, err) < 0 || root.type != JSON_OBJECT) {
         error_set(err, ERROR_INVALID, "dead letter %s is not a JSON object", number);
         return HTTP_CONFLICT;
@@ -288,14 +301,14 @@ static int open_letter(struct letter *l, struct error *err)
     if (json_member(&root, "intent", &l->intent) && l->intent.type == JSON_OBJECT)
         return APPLIED;
     l->intent.type = JSON_ABSENT;
-    if (!json_member(&root, "event", &l->event) || l->event.type != JSON_OBJECT) {
+    if ((!json_member(&root, "event", &l->event) || l->event.type != JSON_OBJECT) &&
+        (!json_member(&root, "write", &l->write) || l->write.type != JSON_OBJECT)) {
         if (json_member(&root, "reason", &reason) && reason.type == JSON_STRING)
             json_unescape(&reason, &why);
         error_set(err, ERROR_INVALID, "dead letter %s (%s) holds no CloudEvent", number, buffer_text(&why));
         return HTTP_CONFLICT;
     }
-    const char *raw = json_raw(&l->event, &len);
-    if (cloudevent_parse(&event, raw, len, &scratch, err) < 0 || cloudevent_check(&event, err) < 0) {
+    if (check_content(l, &scratch, err) < 0) {
         error_prefix(err, "dead letter %s", number);
         return HTTP_CONFLICT;
     }
@@ -360,13 +373,23 @@ static int restore_intent(struct requests *q, const struct letter *l, struct buf
     return r;
 }
 
+/* Whether its trigger makes it again: then nothing of it is needed but its key. */
+static bool is_repeated(const struct json_value *intent)
+{
+    struct json_value name;
+    if (!json_member(intent, "action", &name) || name.type != JSON_STRING)
+        return false;
+    const struct action_type *action = action_find(name.text, name.len);
+    return action && action->again;
+}
+
 static int send_intent(struct requests *q, const struct letter *l, const struct injection_origin *origin,
                        struct error *err)
 {
     BUFFER_AUTO whole = BUFFER_INIT;
     size_t len;
     const char *raw = json_raw(&l->intent, &len);
-    if (!restore_is_needed(&l->intent))
+    if (!restore_is_needed(&l->intent) || is_repeated(&l->intent))
         return injection_intent(q->scope.injection, raw, len, origin, err);
     if (restore_intent(q, l, &whole, err) < 0)
         return -1;
@@ -381,6 +404,10 @@ static int send_letter(struct requests *q, const struct letter *l, struct error 
     size_t len;
     if (l->intent.type == JSON_OBJECT)
         return send_intent(q, l, &origin, err);
+    if (l->write.type == JSON_OBJECT)
+        return write_read(&event, &l->write, &scratch, err) < 0
+                   ? -1
+                   : injection_write(q->scope.injection, &event, &origin, err);
     const char *raw = json_raw(&l->event, &len);
     if (cloudevent_parse(&event, raw, len, &scratch, err) < 0)
         return -1;

@@ -192,6 +192,14 @@ static void dead_letter(struct shard *s, struct record_event *r, const struct cl
                                  .position = position,
                                  .trigger = t ? t->id : NULL,
                                  .event = event};
+    BUFFER_AUTO write = BUFFER_INIT;
+    if (r->is_write) {
+        write_letter(event, &write);
+        letter.event = NULL;
+        letter.body = write.data;
+        letter.body_len = write.len;
+        current(s)->changes.text.failed |= write.failed;
+    }
     dead_letter_add(&letter, &current(s)->changes);
     arena_add(&s->stats->dead_letters, 1);
 }
@@ -355,9 +363,10 @@ static void process(struct shard *s, struct record_event *r)
             if (t->last_event == s->event_number)
                 continue;
             t->last_event = s->event_number;
-            if (r->is_write) {
-                matched = true;
-                if (!atomic_load_explicit(&t->gone, memory_order_relaxed))
+            if (r->is_write) { /* nobody need be there, unless he is named */
+                bool gone = atomic_load_explicit(&t->gone, memory_order_relaxed);
+                matched |= !gone || !write_is_addressed(&s->event);
+                if (!gone)
                     apply(s, t, r, &s->event);
                 continue;
             }

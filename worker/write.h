@@ -37,7 +37,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+struct buffer;
 struct cloudevent;
+struct error;
+struct json_value;
 
 /* Makes the carrier; borrows all. type NULL: `subject` is the target's id. */
 void write_compose(struct cloudevent *ret_carrier, const char *id, const char *type, const char *subject,
@@ -47,3 +50,7 @@ bool write_is_addressed(const struct cloudevent *carrier);
 /* As the triggers' actions see it: with a type of its own where it has none. */
 #define WRITE_EVENT_TYPE "event.triggerflow.write"
 void write_show(struct cloudevent *carrier);
+/* Appends the member of a dead letter that keeps it, `"write":carrier`, and reads it back. */
+void write_letter(const struct cloudevent *carrier, struct buffer *out);
+int write_read(struct cloudevent *ret_carrier, const struct json_value *value, struct buffer *scratch,
+               struct error *err);

@@ -478,6 +478,26 @@ static void test_redrive(void **state)
     supervised_free(s);
 }
 
+/* A retry of a task that does not exist is kept, and goes its way when there is one. */
+static void test_redrive_write(void **state)
+{
+    struct bed *bed = *state;
+    struct supervised *s = supervised_new(bed->worker);
+    put_handler(bed, "retry", "DAG_TASK_RETRY_HANDLER", "{}", "*");
+    supervised_start(s, NULL);
+    workspace_publish_one(&bed->worker->workspace, "in", "failed", FAILURE, "task", NULL);
+    AWAIT_BED(bed->worker, workspace_dead_letters(&bed->worker->workspace, "no_trigger") == 1);
+    put_task(bed, "task", "", "");
+    redisReply *letters = redis_server_do(&redis, "HGETALL ws-dead_letters");
+    assert_non_null(letters);
+    assert_non_null(strstr(letters->element[1]->str, "\"write\":{\"id\":\""));
+    assert_int_equal(
+        supervised_ask(s, "\"message\":\"redrive\",\"numbers\":[\"%s\"]", letters->element[0]->str), 1);
+    freeReplyObject(letters);
+    AWAIT_BED(bed->worker, function_server_starts(bed->server, "task", "task", NULL) == 1);
+    supervised_free(s);
+}
+
 static void test_throttle(void **state)
 {
     struct bed *bed = *state;
@@ -524,10 +544,11 @@ static int stop_redis(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_conformance), TEST(test_immediate),  TEST(test_run_again),     TEST(test_dummies),
-        TEST(test_lambda),      TEST(test_large_map),  TEST(test_map_reduce),    TEST(test_wrong_arguments),
-        TEST(test_correction),  TEST(test_all_failed), TEST(test_retry_handler), TEST(test_retry_by_hand),
-        TEST(test_redrive),     TEST(test_throttle),
+        TEST(test_conformance), TEST(test_immediate),       TEST(test_run_again),
+        TEST(test_dummies),     TEST(test_lambda),          TEST(test_large_map),
+        TEST(test_map_reduce),  TEST(test_wrong_arguments), TEST(test_correction),
+        TEST(test_all_failed),  TEST(test_retry_handler),   TEST(test_retry_by_hand),
+        TEST(test_redrive),     TEST(test_redrive_write),   TEST(test_throttle),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");

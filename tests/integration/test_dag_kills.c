@@ -166,7 +166,7 @@ static void kill_worker(struct run *r)
 static struct dag *layered(void)
 {
     struct dag *dag = dag_new();
-    char id[16], upstream[256];
+    char id[32], upstream[256];
     unsigned n_layers = 4 + (unsigned)random_below(5);
     unsigned before = 0;
     for (unsigned layer = 0; layer < n_layers; layer++) {

@@ -22,8 +22,8 @@
 #include "common/json.h"
 #include "worker/action/task.h"
 
-#define FAILURES_KEPT 100
-#define FAILURE_DATA_MAX 4096 /* longer data is left out */
+#define FAILURES_KEPT 50
+#define FAILURE_DATA_MAX 1024 /* longer data is left out */
 #define MAX_RETRIES 3         /* of one task, unless the context says otherwise */
 #define RETRIES_MAX_BYTES (1u << 20)
 

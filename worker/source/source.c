@@ -625,21 +625,29 @@ static bool route_to_target(struct source *s, const struct cloudevent *carrier, 
     return true;
 }
 
+static void dead_write(struct source *s, const char *reason, const char *detail, const uint64_t position[2],
+                       const struct cloudevent *carrier)
+{
+    BUFFER_AUTO body = BUFFER_INIT;
+    write_letter(carrier, &body);
+    s->changes[s->filling].text.failed |= body.failed; /* it must not be committed without */
+    dead_letter(s, reason, detail, position, NULL, body.data, body.len);
+}
+
 int source_deliver_write(struct source *source, const struct cloudevent *carrier, const uint64_t position[2])
 {
     if (worker_held(source->worker) && (source->never_held || source_stopping(source)))
         return SOURCE_STOPPED;
     if (source->poisoned && is_poison(source, position)) {
-        dead_letter(source, "crashed_worker", "the worker died three times while it had this write in hand",
-                    position, carrier, NULL, 0);
+        dead_write(source, "crashed_worker", "the worker died three times while it had this write in hand",
+                   position, carrier);
     } else if (!write_is_addressed(carrier)) {
         route_event(source, carrier, position, false, true);
     } else if (!route_to_target(source, carrier, position)) {
         if (wait_triggers(source))
             return SOURCE_STOPPED;
         if (!route_to_target(source, carrier, position))
-            dead_letter(source, "no_trigger", "no trigger with this id can be written to", position, carrier,
-                        NULL, 0);
+            dead_write(source, "no_trigger", "no trigger with this id can be written to", position, carrier);
     }
     count_read(source, position);
     return 0;
