@@ -10,6 +10,7 @@
 #include "common/error.h"
 #include "worker/action/action.h"
 #include "worker/globals.h"
+#include "worker/keys.h"
 #include "worker/trigger.h"
 #include "worker/write.h"
 
@@ -110,6 +111,12 @@ int firing_settings(const struct firing *firing, struct buffer *out, struct erro
 {
     trigger_write_settings(firing->trigger, out);
     return out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
+}
+
+int firing_once(struct firing *firing, const char *key, size_t len, struct error *err)
+{
+    int added = keys_add(&firing->trigger->keys, key, len);
+    return added < 0 ? error_set(err, ERROR_MEMORY, "out of memory") : added;
 }
 
 static int write_to(struct firing *firing, const char *type, const char *subject, size_t subject_len,

@@ -434,6 +434,28 @@ static void test_retry_handler(void **state)
     worker_bed_stop(bed->worker);
 }
 
+/* A failure that is reported twice, under the same key, is tried again once. */
+static void test_failed_twice(void **state)
+{
+    struct bed *bed = *state;
+    unsigned failed = 0;
+    function_server_behave(bed->server, NULL,
+                           &(struct function_behaviour){.publish = true, .publish_times = 2});
+    function_server_compute(bed->server, some_fail, &failed);
+    put_task(bed, "map", "", ",\"iter_data\":{\"x\":[0,1,3]}");
+    put_end(bed, "map");
+    put_handler(bed, "retry", "DAG_TASK_RETRY_HANDLER", "{}", "*");
+    put_handler(bed, "failures", "DAG_TASK_FAILURE_HANDLER", "{}", "*");
+    worker_bed_up(bed->worker);
+    run(bed);
+    await_end(bed, 1);
+    assert_int_equal(function_server_starts(bed->server, "map", "map", NULL), 3 + 2);
+    assert_string_equal(context(bed, "retry", "retries"), "{\"map\":2}");
+    assert_int_equal(workspace_context(&bed->worker->workspace, "failures", "n_failures"), 2);
+    assert_string_equal(context(bed, "__end__", "dependencies"), "{\"map\":{\"join\":3,\"counter\":3}}");
+    worker_bed_stop(bed->worker);
+}
+
 /* One that could not be started is tried again by hand: it is expected as before. */
 static void test_retry_by_hand(void **state)
 {
@@ -544,11 +566,10 @@ static int stop_redis(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_conformance), TEST(test_immediate),       TEST(test_run_again),
-        TEST(test_dummies),     TEST(test_lambda),          TEST(test_large_map),
-        TEST(test_map_reduce),  TEST(test_wrong_arguments), TEST(test_correction),
-        TEST(test_all_failed),  TEST(test_retry_handler),   TEST(test_retry_by_hand),
-        TEST(test_redrive),     TEST(test_redrive_write),   TEST(test_throttle),
+        TEST(test_conformance),   TEST(test_immediate),  TEST(test_run_again),     TEST(test_dummies),
+        TEST(test_lambda),        TEST(test_large_map),  TEST(test_map_reduce),    TEST(test_wrong_arguments),
+        TEST(test_correction),    TEST(test_all_failed), TEST(test_retry_handler), TEST(test_failed_twice),
+        TEST(test_retry_by_hand), TEST(test_redrive),    TEST(test_redrive_write), TEST(test_throttle),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");

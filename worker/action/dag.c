@@ -10,7 +10,9 @@
  * of the trigger of that name), context.max_retries times (default 3) each task; it counts them in
  * context.retries. With the subject __retry__ the event comes from a person, and its data names the tasks: a
  * name, a list of names, or an object with either as `subject`; that is not counted. A task that has failed
- * too often becomes a dead letter, and its dependants no longer wait for that invocation. */
+ * too often becomes a dead letter, and its dependants no longer wait for that invocation.
+ *
+ * Both take failures with the same triggerflowkey for one. */
 #include "worker/action/action.h"
 
 #include <string.h>
@@ -163,6 +165,13 @@ static void write_kept(const struct json_value *settings, struct buffer *out)
     }
 }
 
+/* A failure that is told twice, because a crash had the function started twice, is one. 1: it is new. */
+static int is_new(struct firing *firing, struct error *err)
+{
+    const struct cloudevent_span *key = &firing_event(firing)->attribute[CE_KEY];
+    return key->len ? firing_once(firing, key->text, key->len, err) : 1;
+}
+
 static int fire_failure_handler(const void *state, struct firing *firing, struct error *err)
 {
     struct json_value settings, members, value;
@@ -170,6 +179,9 @@ static int fire_failure_handler(const void *state, struct firing *firing, struct
     BUFFER_AUTO text = BUFFER_INIT;
     BUFFER_AUTO merged = BUFFER_INIT;
     (void)state;
+    int new = is_new(firing, err);
+    if (new <= 0)
+        return new;
     if (scan_settings(firing, &text, &settings, err) < 0)
         return -1;
     if (json_member(&settings, "n_failures", &value) && value.type == JSON_NUMBER &&
@@ -307,6 +319,9 @@ static int fire_retry_handler(const void *state, struct firing *firing, struct e
     (void)state;
     if (subject->len == strlen(by_hand) && !memcmp(subject->text, by_hand, subject->len))
         return retry_named(firing, err);
+    int new = is_new(firing, err);
+    if (new <= 0)
+        return new;
     if (scan_settings(firing, &text, &settings, err) < 0)
         return -1;
     return retry(firing, &settings, err);
