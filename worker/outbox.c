@@ -28,6 +28,7 @@ struct outbox {
     size_t first;
     size_t n;
     size_t cap;
+    size_t left; /* so many of those in front are of an earlier life, in which they may have been started */
     struct fan_out *fan_outs; /* those with elements that have not ended */
     struct fan_out *starting; /* the one of them whose elements are being started; the rest waits for it */
     struct stored_fields progress; /* of fan-outs, as an earlier life has left it */
@@ -104,6 +105,7 @@ int outbox_restore(struct outbox *outbox, struct recovery *recovery, struct emis
             return -1;
         wait_in_storage(outbox, recovery->outbox.items[i].key);
     }
+    outbox->left = recovery->outbox.n;
     return 0;
 }
 
@@ -211,6 +213,7 @@ void outbox_start(struct outbox *outbox, struct intent *list)
 }
 
 struct refill {
+    bool uncertain;
     struct intent *list;
     struct intent **end;
 };
@@ -226,19 +229,23 @@ static int see_intent(void *data, const char *field, size_t field_len, const cha
         return err.code == ERROR_MEMORY ? -1 : 0;
     }
     intent->replayed = true;
+    intent->uncertain = refill->uncertain;
     *refill->end = intent;
     refill->end = &intent->next;
     return 0;
 }
 
-/* Reads some of those that wait in storage: not more than there is room for, and a fan-out alone, for it may
- * be large. */
+/* Reads some of those that wait in storage: not more than there is room for, a fan-out alone, for it may be
+ * large, and none of this life together with those of an earlier one. */
 static int read_back(struct outbox *o, struct storage *storage, struct refill *refill, size_t *ret_n)
 {
     const char *keys[REFILL_AT_ONCE];
     struct error err;
     size_t n = 0;
     uint64_t most = room(o) < REFILL_AT_ONCE ? room(o) : REFILL_AT_ONCE;
+    if (o->left && most > o->left)
+        most = o->left;
+    refill->uncertain = o->left;
     while (n < most && o->first + n < o->n) {
         const char *field = o->fields[o->first + n];
         if (n && intent_field_fans_out(field))
@@ -266,6 +273,7 @@ void outbox_refill(struct outbox *outbox, struct storage *storage)
         if (read_back(outbox, storage, &refill, &n) < 0)
             return;
         outbox->first += n;
+        outbox->left -= refill.uncertain ? n : 0;
         intent_free_list(start_list(outbox, refill.list)); /* there was room for all */
     }
 }

@@ -500,6 +500,33 @@ static void test_redrive(void **state)
     supervised_free(s);
 }
 
+/* Whether it was started is not known after a crash: it is not repeated, and still expected. */
+static void test_uncertain(void **state)
+{
+    struct bed *bed = *state;
+    struct supervised *s = supervised_new(bed->worker);
+    function_server_behave(bed->server, "task", &(struct function_behaviour){.mode = FUNCTION_HANGS});
+    put_task(bed, "task", "", ",\"on_uncertain\":\"dead_letter\"");
+    put_end(bed, "task");
+    supervised_start(s, NULL);
+    run(bed);
+    AWAIT_BED(bed->worker, function_server_starts(bed->server, "task", NULL, NULL) == 1);
+    function_server_behave(bed->server, "task", &(struct function_behaviour){.publish = true});
+    supervised_start(s, NULL); /* kill -9 */
+    AWAIT_BED(bed->worker, workspace_dead_letters(&bed->worker->workspace, "action_failed") == 1);
+    worker_bed_settle(bed->worker);
+    assert_int_equal(function_server_starts(bed->server, "task", NULL, NULL), 1);
+    assert_string_equal(context(bed, "__end__", "dependencies"), "{\"task\":{\"join\":1,\"counter\":0}}");
+    redisReply *letters = redis_server_do(&redis, "HKEYS ws-dead_letters");
+    assert_non_null(letters);
+    assert_int_equal(
+        supervised_ask(s, "\"message\":\"redrive\",\"numbers\":[\"%s\"]", letters->element[0]->str), 1);
+    freeReplyObject(letters);
+    await_end(bed, 1);
+    assert_int_equal(function_server_keys(bed->server, "task", "task"), 2);
+    supervised_free(s);
+}
+
 /* A retry of a task that does not exist is kept, and goes its way when there is one. */
 static void test_redrive_write(void **state)
 {
@@ -569,7 +596,8 @@ int main(int argc, char **argv)
         TEST(test_conformance),   TEST(test_immediate),  TEST(test_run_again),     TEST(test_dummies),
         TEST(test_lambda),        TEST(test_large_map),  TEST(test_map_reduce),    TEST(test_wrong_arguments),
         TEST(test_correction),    TEST(test_all_failed), TEST(test_retry_handler), TEST(test_failed_twice),
-        TEST(test_retry_by_hand), TEST(test_redrive),    TEST(test_redrive_write), TEST(test_throttle),
+        TEST(test_retry_by_hand), TEST(test_redrive),    TEST(test_uncertain),     TEST(test_redrive_write),
+        TEST(test_throttle),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");
