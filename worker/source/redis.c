@@ -166,6 +166,8 @@ static int restore(struct source *source, const struct json_value *position, str
     if (json_member(position, "read", &value) && json_integer(&value, &read) && read > 0)
         s->number = (uint64_t)read;
     s->started = true;
+    s->committed = s->delivered; /* the life before may have died before it trimmed */
+    atomic_store(&s->trim_due, s->parameters.trim);
     return 0;
 }
 
@@ -530,10 +532,14 @@ static void trim(struct source *source)
     pthread_mutex_lock(&s->lock);
     struct redis_id committed = s->committed;
     pthread_mutex_unlock(&s->lock);
+    if (id_compare(committed, s->delivered) > 0)
+        return; /* in a stream that this one has replaced */
     snprintf(id, sizeof id, "%llu-%llu", (unsigned long long)committed.ms,
              (unsigned long long)committed.seq + 1);
     if (redis_call(side, CALL_TIMEOUT, beat, source, 4, argv, NULL, &reply, &err) < 0) {
         log_warn("trim", LOG_STR("source", source->name), LOG_STR("error", err.message));
+        if (err.code == ERROR_UNAVAILABLE)
+            atomic_store(&s->trim_due, true);
         return;
     }
     freeReplyObject(reply);
