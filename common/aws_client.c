@@ -39,6 +39,7 @@ struct aws_call {
     struct buffer body;
     uint64_t timeout_ns;
     size_t max_answer;
+    bool once;
     aws_done done;
     void *data;
     struct fetch *fetch; /* NULL: waits for credentials */
@@ -419,6 +420,7 @@ static int start_fetch(struct aws_call *call, struct lines *lines, struct error 
                                     .connect_timeout_ns = CONNECT_TIMEOUT,
                                     .timeout_ns = call->timeout_ns,
                                     .max_answer = call->max_answer,
+                                    .once = call->once,
                                     .tls_ca = c->tls_ca};
     return fetch_start(c->pool, &request, on_answer, call, &call->fetch, err);
 }
@@ -516,6 +518,7 @@ static int fill_call(struct aws_call *call, const struct aws_request *r, struct 
     call->query = copy(r->query);
     call->timeout_ns = r->timeout_ns;
     call->max_answer = r->max_answer;
+    call->once = r->once;
     if (r->n_headers > MAX_HEADERS)
         return error_set(err, ERROR_INVALID, "%s %s: more than %d headers", call->client->service,
                          r->operation, MAX_HEADERS);

@@ -45,6 +45,7 @@ struct aws_request {
     size_t body_len;
     uint64_t timeout_ns;
     size_t max_answer;
+    bool once; /* as in fetch.h; but for one that was refused for its credentials */
 };
 
 enum aws_outcome {

@@ -27,6 +27,8 @@ struct fetch {
     struct buffer answer;
     size_t max_answer;
     bool too_long;
+    bool once;
+    bool sent;
     fetch_done done;
     void *data;
     char reason[CURL_ERROR_SIZE];
@@ -165,6 +167,19 @@ static size_t on_body(char *data, size_t size, size_t n, void *to)
     return fetch->answer.failed ? 0 : len;
 }
 
+/* Called before the request is sent, each time that it is. */
+static int on_send(void *data, char *to_ip, char *from_ip, int to_port, int from_port)
+{
+    struct fetch *fetch = data;
+    (void)to_ip, (void)from_ip, (void)to_port, (void)from_port;
+    if (fetch->once && fetch->sent) {
+        snprintf(fetch->reason, sizeof fetch->reason, "the connection was lost before an answer came");
+        return CURL_PREREQFUNC_ABORT;
+    }
+    fetch->sent = true;
+    return CURL_PREREQFUNC_OK;
+}
+
 static int append_header(struct fetch *fetch, const char *header)
 {
     struct curl_slist *list = curl_slist_append(fetch->headers, header);
@@ -217,6 +232,8 @@ static int set_options(struct fetch *fetch, const struct fetch_request *r)
                    curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, milliseconds(r->timeout_ns)) != CURLE_OK ||
                    (r->no_proxy && curl_easy_setopt(e, CURLOPT_NOPROXY, "*") != CURLE_OK) ||
                    (r->tls_ca && curl_easy_setopt(e, CURLOPT_CAINFO, r->tls_ca) != CURLE_OK) ||
+                   curl_easy_setopt(e, CURLOPT_PREREQFUNCTION, on_send) != CURLE_OK ||
+                   curl_easy_setopt(e, CURLOPT_PREREQDATA, fetch) != CURLE_OK ||
                    curl_easy_setopt(e, CURLOPT_ERRORBUFFER, fetch->reason) != CURLE_OK ||
                    curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body) != CURLE_OK ||
                    curl_easy_setopt(e, CURLOPT_WRITEDATA, fetch) != CURLE_OK ||
@@ -254,7 +271,7 @@ static void put_idle(struct fetch *fetch)
     curl_easy_reset(fetch->easy);
     curl_slist_free_all(fetch->headers);
     fetch->headers = NULL;
-    fetch->too_long = false;
+    fetch->too_long = fetch->sent = false;
     fetch->reason[0] = '\0';
     buffer_reset(&fetch->answer, KEEP_ANSWER);
     fetch->next = pool->idle;
@@ -300,6 +317,7 @@ int fetch_start(struct fetch_pool *pool, const struct fetch_request *request, fe
     fetch->done = done;
     fetch->data = data;
     fetch->max_answer = request->max_answer;
+    fetch->once = request->once;
     if (!is_http(request->url)) {
         put_idle(fetch);
         return error_set(err, ERROR_INVALID, "%.*s is no http or https URL",

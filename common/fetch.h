@@ -23,8 +23,11 @@ struct fetch_request {
     uint64_t connect_timeout_ns;
     uint64_t timeout_ns; /* of all of it */
     size_t max_answer;   /* bytes of its body; more is a failure */
-    bool no_proxy;       /* the environment's proxies are not for this one */
-    const char *tls_ca;  /* file of authorities to trust; NULL: the system's */
+    /* Sent at most once. Otherwise libcurl sends a request again by itself when a connection that was kept
+     * alive breaks before an answer. */
+    bool once;
+    bool no_proxy;      /* the environment's proxies are not for this one */
+    const char *tls_ca; /* file of authorities to trust; NULL: the system's */
 };
 
 struct fetch_answer {

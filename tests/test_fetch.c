@@ -29,6 +29,7 @@ struct seen {
 
 static struct fake_http *server;
 static struct MHD_Connection *_Atomic put_off;
+static atomic_int hung_up;
 
 static bool serve(void *data, const struct fake_request *r, struct fake_answer *answer)
 {
@@ -39,6 +40,7 @@ static bool serve(void *data, const struct fake_request *r, struct fake_answer *
     if (!answer->headers[0][1])
         answer->headers[0][1] = "";
     if (!strcmp(r->path, "/hang-up")) {
+        atomic_fetch_add(&hung_up, 1);
         answer->status = 0;
     } else if (!strcmp(r->path, "/redirect")) {
         answer->status = 302;
@@ -224,6 +226,32 @@ static void test_failures(void **state)
     buffer_done(&refused.body);
 }
 
+/* On a kept connection libcurl would send it once more. */
+static void test_once(void **state)
+{
+    for (int once = 0; once < 2; once++) {
+        char url[128], other[128];
+        struct seen first = {.body = BUFFER_INIT};
+        struct seen seen = {.body = BUFFER_INIT};
+        make_url("/", url);
+        make_url("/hang-up", other);
+        struct fetch_request r = request_for("POST", url);
+        ask(*state, &r, &first);
+        r.url = other;
+        r.once = once;
+        atomic_store(&hung_up, 0);
+        ask(*state, &r, &seen);
+        assert_int_equal(seen.status, 0);
+        assert_int_equal(seen.error.code, ERROR_UNAVAILABLE);
+        if (once)
+            assert_int_equal(atomic_load(&hung_up), 1);
+        else
+            assert_true(atomic_load(&hung_up) > 1);
+        buffer_done(&first.body);
+        buffer_done(&seen.body);
+    }
+}
+
 static struct MHD_Connection *await_put_off(struct fetch_pool *pool)
 {
     uint64_t end = clock_now_ns() + WAIT_DEADLINE_NS;
@@ -279,6 +307,7 @@ int main(void)
         CASE(test_redirects_are_answers),
         CASE(test_too_large),
         CASE(test_failures),
+        CASE(test_once),
         CASE(test_cancel),
         CASE(test_time_out),
     };

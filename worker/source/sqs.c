@@ -16,7 +16,7 @@
 #include "worker/source/sqs_sink.h"
 #include "worker/worker.h"
 
-#define VISIBILITY_LEAST 10 /* seconds: a shorter time could not be extended in time */
+#define VISIBILITY_LEAST 10 /* seconds, unless less is wished: messages must be extended in time */
 #define NOT_FOUND_LONGEST (5 * CLOCK_S)
 #define LENGTH_EVERY (10 * CLOCK_S)
 
@@ -27,9 +27,9 @@ static struct sqs_source *state_of(const struct source *source)
 
 uint64_t sqs_visibility_ns(const struct sqs_source *s)
 {
-    uint64_t seconds =
-        s->parameters.visibility_timeout ? (uint64_t)s->parameters.visibility_timeout : s->queue.visibility_s;
-    return (seconds < VISIBILITY_LEAST ? VISIBILITY_LEAST : seconds) * CLOCK_S;
+    if (s->parameters.visibility_timeout)
+        return (unsigned)s->parameters.visibility_timeout * CLOCK_S;
+    return (s->queue.visibility_s < VISIBILITY_LEAST ? VISIBILITY_LEAST : s->queue.visibility_s) * CLOCK_S;
 }
 
 /* --- parameters and position --- */

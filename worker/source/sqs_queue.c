@@ -72,7 +72,8 @@ int sqs_queue_call(struct sqs_queue *queue, const char *operation, const struct 
                                   .body = body.data,
                                   .body_len = body.len,
                                   .timeout_ns = timeout_ns,
-                                  .max_answer = MAX_ANSWER};
+                                  .max_answer = MAX_ANSWER,
+                                  .once = !strncmp(operation, "Send", 4)}; /* whoever sends counts attempts */
     return aws_call_start(queue->client, &request, done, data, ret_call, err);
 }
 
