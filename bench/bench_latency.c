@@ -2,8 +2,13 @@
  * from XADD until a client that waits in XREAD BLOCK on the second stream wakes, so two hops through Redis
  * and the worker between them; less the median of one bare hop it is the time until the action has started.
  * The bare hop, XADD until a client that waits on the same stream wakes, and the round trip of a script that
- * does nothing (what a checkpoint costs at least) are measured in turn with it. Times are in microseconds. */
+ * does nothing (what a checkpoint costs at least) are measured in turn with it. Times are in microseconds.
+ *
+ * In turn with all that, a worker of the same kind that also invokes functions which hang, fail and flood:
+ * the time until the action has started should be that of the one without them. */
 #include "bench/bench.h"
+
+#include "tests/support/function_server.h"
 
 #define BLOCK 50 /* events of one kind, before the next kind's turn */
 #define EVENTS_PER_RUN (10 * BLOCK)
@@ -115,6 +120,76 @@ static void verify(struct bench *b, struct bench_worker *w, const char *workspac
     bench_worker_stop(b, w);
 }
 
+/* ---- beside bad functions ---- */
+
+static const struct bad {
+    const char *name;
+    struct function_behaviour behaviour;
+} bad[] = {
+    {"hang", {.mode = FUNCTION_HANGS}}, {"error", {.status = 500}}, {"flood", {.mode = FUNCTION_FLOODS}}};
+
+#define N_BAD (sizeof bad / sizeof bad[0])
+#define BAD_AT_FIRST 300 /* events for each of them */
+#define BAD_PER_BLOCK 10
+
+static void send_bad(struct bench *b, unsigned n)
+{
+    static unsigned number;
+    for (unsigned i = 0; i < n; i++)
+        redisAppendCommand(b->redis,
+                           "XADD beside-in * specversion 1.0 id bad-%u source urn:bench type bad subject s",
+                           number++);
+    bench_drain(b->redis, n);
+}
+
+/* Each kind is a host of its own. */
+static void store_bad(struct bench *b, struct function_server *servers[N_BAD])
+{
+    for (size_t i = 0; i < N_BAD; i++) {
+        if (!(servers[i] = function_server_new()))
+            bench_fail("no function service");
+        function_server_behave(servers[i], NULL, &bad[i].behaviour);
+        bench_do(b,
+                 "HSET beside-triggers %s "
+                 "{\"id\":\"%s\",\"uuid\":\"uuid-%s\",\"workspace\":\"beside\",\"transient\":false,"
+                 "\"condition\":{\"name\":\"TRUE\"},\"action\":{\"name\":\"HTTP_INVOKE\",\"url\":\"http://"
+                 "127.0.0.1:%d/"
+                 "f/"
+                 "x\",\"retries\":1000},\"context\":{},\"activation_events\":[{\"specversion\":\"1.0\","
+                 "\"type\":\"bad\","
+                 "\"subject\":\"s\"}]}",
+                 bad[i].name, bad[i].name, bad[i].name, (int)function_server_port(servers[i]));
+    }
+}
+
+static void await_bad(struct bench *b, struct bench_worker *w, struct function_server *servers[N_BAD])
+{
+    uint64_t start = clock_now_ns();
+    send_bad(b, BAD_AT_FIRST);
+    for (size_t i = 0; i < N_BAD; i++)
+        while (function_server_requests(servers[i]) < BAD_AT_FIRST) {
+            bench_nap_us(1000);
+            bench_worker_check(b, w, start, "the bad functions");
+        }
+}
+
+/* Its own events came out once each; the hanging ones are left to the next life. */
+static void verify_beside(struct bench *b, struct bench_worker *w, struct function_server *servers[N_BAD],
+                          size_t n)
+{
+    uint64_t start = clock_now_ns();
+    while (bench_do(b, "XLEN beside-out") < (long long)n) {
+        bench_nap_us(1000);
+        bench_worker_check(b, w, start, "the events beside bad functions");
+    }
+    if (bench_do(b, "XLEN beside-out") != (long long)n || bench_do(b, "HLEN beside-dead_letters"))
+        bench_fail("beside: more came out than went in, or there are dead letters");
+    bench_worker_stop(b, w);
+    printf("bench latency what=beside_bad_functions rss_mib=%.1f\n", (double)w->usage.ru_maxrss / 1024);
+    for (size_t i = 0; i < N_BAD; i++)
+        function_server_free(servers[i]);
+}
+
 static void report(const char *what, struct series *s, struct series *hop, double limit_p50, double limit_p99)
 {
     double hop_p50 = bench_percentile(hop->us, hop->n, 50);
@@ -131,16 +206,23 @@ static void report(const char *what, struct series *s, struct series *hop, doubl
 
 static void run(struct bench *b)
 {
-    static struct series hop, trip, immediate, committed;
+    static struct series hop, trip, immediate, committed, beside;
     struct route bare = {"bare", "bare", "0"};
     struct route now = {"now-in", "now-out", "0"};
     struct route later = {"later-in", "later-out", "0"};
+    struct route near = {"beside-in", "beside-out", "0"};
+    struct function_server *servers[N_BAD];
     struct client c = {.writer = bench_connect(b), .reader = bench_connect(b), .random = clock_unix_ns()};
-    struct bench_worker now_worker, later_worker;
+    struct bench_worker now_worker, later_worker, near_worker;
     store(b, "now", now.in, now.out);
     store(b, "later", later.in, later.out);
+    store(b, "beside", near.in, near.out);
+    store_bad(b, servers);
     bench_worker_start(b, &now_worker, "now", "worker: {action_start: immediate}");
     bench_worker_start(b, &later_worker, "later", "worker: {action_start: committed}");
+    bench_worker_start(b, &near_worker, "beside", "supervisor: {stop_timeout: 2s}");
+    bench_worker_await_reading(b, &near_worker);
+    await_bad(b, &near_worker, servers);
     bench_worker_await_reading(b, &now_worker);
     bench_worker_await_reading(b, &later_worker);
     redisReply *sha = bench_ask(b, "SCRIPT LOAD %s", "return 1");
@@ -148,6 +230,7 @@ static void run(struct bench *b)
         send_event(&c, &bare);
         send_event(&c, &now);
         send_event(&c, &later);
+        send_event(&c, &near);
     }
     for (size_t i = 0; i < bench_runs() * EVENTS_PER_RUN / BLOCK; i++) {
         measure(&c, &bare, &hop);
@@ -155,12 +238,15 @@ static void run(struct bench *b)
         for (int j = 0; j < BLOCK; j++)
             trip.us[trip.n++] = round_trip(&c, sha->str);
         measure(&c, &later, &committed);
+        send_bad(b, BAD_PER_BLOCK);
+        measure(&c, &near, &beside);
     }
     freeReplyObject(sha);
     redisFree(c.writer);
     redisFree(c.reader);
     verify(b, &now_worker, "now", &now, immediate.n + WARM_UP);
     verify(b, &later_worker, "later", &later, committed.n + WARM_UP);
+    verify_beside(b, &near_worker, servers, beside.n + WARM_UP);
     double hop_p50 = bench_percentile(hop.us, hop.n, 50);
     double trip_p50 = bench_percentile(trip.us, trip.n, 50);
     printf("bench latency what=bare_hop events=%zu p50_us=%.0f p99_us=%.0f\n", hop.n, hop_p50,
@@ -169,6 +255,9 @@ static void run(struct bench *b)
            bench_percentile(trip.us, trip.n, 99));
     report("action_immediate", &immediate, &hop, TARGET_P50_US, TARGET_P99_US);
     report("action_committed", &committed, &hop, TARGET_P50_US + trip_p50 + TARGET_COMMITTED_US,
+           TARGET_P99_US + bench_percentile(trip.us, trip.n, 99) + TARGET_COMMITTED_US);
+    report("action_committed_beside_bad_functions", &beside, &hop,
+           TARGET_P50_US + trip_p50 + TARGET_COMMITTED_US,
            TARGET_P99_US + bench_percentile(trip.us, trip.n, 99) + TARGET_COMMITTED_US);
 }
 
