@@ -24,7 +24,7 @@ enum error_code {
 
 struct error {
     enum error_code code;
-    char message[240]; /* NUL-terminated, truncated when longer */
+    char message[480]; /* NUL-terminated, truncated when longer */
 };
 
 /* Fills err (may be NULL) and returns -1. */

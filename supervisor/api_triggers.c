@@ -45,8 +45,8 @@ static bool append_stored(struct buffer *out, const char *workspace, const struc
 struct candidate {
     struct json_value given;
     char id[HTTP_SEGMENT_MAX];
-    size_t at, len;   /* in the documents */
-    char reason[300]; /* "": accepted */
+    size_t at, len;                                          /* in the documents */
+    char reason[sizeof((struct error *)NULL)->message + 60]; /* "": accepted */
 };
 
 struct batch {

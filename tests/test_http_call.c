@@ -35,7 +35,7 @@ struct outcome {
     unsigned version;
     bool complete;
     int code;
-    char message[240];
+    char message[480];
     char body[256];
     size_t len;
     uint64_t retry_after_ns;
