@@ -102,12 +102,13 @@ static int write_context(struct firing *firing, const struct cloudevent *carrier
     return internal_write(s->worker->internal, carrier, s->epoch, err);
 }
 
-/* Into the present epoch. Takes the intent. One with elements always waits for its commit: they are started
- * from the outbox. */
+/* Into the present epoch. Takes the intent. One with elements always waits for its commit (they are started
+ * from the outbox), as does one whose action says so. */
 static void open_intent(struct shard *s, struct intent *intent)
 {
     struct shard_cut *cut = current(s);
-    bool immediate = s->worker->config->action_start == CONFIG_ACTION_IMMEDIATE && !intent->fans_out;
+    bool immediate = s->worker->config->action_start == CONFIG_ACTION_IMMEDIATE && !intent->fans_out &&
+                     !intent->action->after_commit;
     s->n_intents++;
     if (intent->fans_out)
         intent->field[strlen(intent->field)] = INTENT_FANS_OUT;
@@ -178,6 +179,13 @@ static void mark_dirty(struct shard *s, struct trigger *t)
     }
     t->dirty = true;
     s->dirty[s->n_dirty++] = t;
+}
+
+/* Its context, too. */
+static void mark_changed(struct shard *s, struct trigger *t)
+{
+    t->changed = true;
+    mark_dirty(s, t);
 }
 
 static void dead_letter(struct shard *s, struct record_event *r, const struct cloudevent *event,
@@ -307,9 +315,11 @@ static void activate(struct shard *s, struct trigger *t, struct record_event *r,
     }
     unsigned outcome = t->condition->evaluate(t->state, event);
     if (outcome & CONDITION_REFUSES)
-        dead_letter(s, r, event, "condition_failed", t->condition->refusal, t);
+        dead_letter(s, r, event, "condition_failed",
+                    t->condition->why_refused ? t->condition->why_refused(t->state) : t->condition->refusal,
+                    t);
     if (outcome & CONDITION_CHANGED)
-        mark_dirty(s, t);
+        mark_changed(s, t);
     bool holds = outcome & CONDITION_HOLDS;
     if (holds)
         fire(s, t, r, event, NULL);
@@ -336,7 +346,7 @@ static void apply(struct shard *s, struct trigger *t, struct record_event *r, st
         return;
     unsigned outcome = t->condition->write(t->state, &write);
     if (outcome & CONDITION_CHANGED)
-        mark_dirty(s, t);
+        mark_changed(s, t);
     crash_point("write_applied");
     if (outcome & CONDITION_HOLDS)
         fire(s, t, r, carrier, NULL);
@@ -415,7 +425,7 @@ static void write_trigger(struct shard *s, struct trigger *t, const char *timest
         keys_delete(t->keys, t->identity, t->identity_len, out);
         return;
     }
-    if (t->condition->state_size || t->patched) {
+    if (t->changed || t->patched) {
         struct buffer *b =
             changes_begin(out, STORAGE_TRIGGERS, STORAGE_PUT_IF, t->id, t->id_len, t->uuid, t->uuid_len);
         trigger_write(t, timestamp, b);
@@ -435,7 +445,7 @@ static void cut(struct shard *s)
     for (size_t i = 0; i < s->n_dirty; i++) {
         struct trigger *t = s->dirty[i];
         write_trigger(s, t, timestamp, cut);
-        t->dirty = t->fired = t->patched = false;
+        t->dirty = t->changed = t->fired = t->patched = false;
     }
     s->n_dirty = 0;
     s->n_intents = 0;

@@ -158,12 +158,18 @@ static void evaluate(struct trigger *t, struct trial *trial, struct outcome *o)
     const struct cloudevent *event = trial->firing.event;
     int64_t operands[2] = {0, 0};
     enum decision_kind kind = DECISION_PLAIN;
-    o->holds = t->condition->evaluate(t->state, event) & CONDITION_HOLDS;
+    unsigned outcome = t->condition->evaluate(t->state, event);
+    o->holds = outcome & CONDITION_HOLDS;
     if (t->condition->explain)
         kind = t->condition->explain(t->state, operands);
     decision_detail(kind, operands, o->detail);
     if (t->condition->counts_keys && event->attribute[CE_KEY].len)
         o->note = "if its triggerflowkey has not been counted yet";
+    if (outcome & CONDITION_REFUSES) {
+        o->note = "the event would become the dead letter condition_failed";
+        error_set(&o->action, ERROR_INVALID, "%s",
+                  t->condition->why_refused ? t->condition->why_refused(t->state) : t->condition->refusal);
+    }
     if (!o->holds)
         return;
     o->fires = true;

@@ -57,8 +57,9 @@ struct trigger {
     bool transient;
     /* Thread: shard. */
     bool dirty;        /* changed since the last cut, and in the shard's list */
-    bool fired;        /* since the last cut */
-    bool patched;      /* likewise: the document is to be written, whatever the condition */
+    bool changed;      /* since the last cut, its condition's state: the document is to be written */
+    bool fired;        /* likewise */
+    bool patched;      /* likewise, other members of its context */
     _Atomic bool gone; /* transient and fired: inert. Read by the checkpoint thread */
     uint64_t firings;
     uint64_t last_event;  /* number of the shard's event that activated it last: an event activates it once */

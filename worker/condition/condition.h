@@ -46,6 +46,8 @@ struct condition_type {
     bool (*counted)(const void *state);
     /* Why it refuses an event. NULL: it never does. */
     const char *refusal;
+    const char *(*why_refused)(
+        const void *state); /* instead, when it says more; valid until the next event */
     /* What an evaluation has come to, for people. NULL: there is nothing to tell. Thread: shard. */
     enum decision_kind (*explain)(const void *state, int64_t ret_operands[2]);
 
