@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/buffer.h"
+#include "common/json_compare.h"
 
 int asl_read_file(const char *file, struct buffer *out)
 {
@@ -69,7 +70,7 @@ static bool mentions(const struct json_value *value, const char *what)
     return false;
 }
 
-static void count(struct asl_cases *cases, const char *reason)
+void asl_cases_leave_out(struct asl_cases *cases, const char *reason)
 {
     for (unsigned i = 0; i < cases->n_reasons; i++)
         if (!strcmp(cases->reasons[i], reason)) {
@@ -99,7 +100,7 @@ bool asl_cases_covered(struct asl_cases *cases, size_t i, const char *const *bey
     struct json_value definition;
     for (; *tags; tags++)
         if (is_tagged(&cases->values[i], *tags)) {
-            count(cases, *tags);
+            asl_cases_leave_out(cases, *tags);
             return false;
         }
     if (!json_member(&cases->values[i], "definition", &definition) &&
@@ -107,7 +108,7 @@ bool asl_cases_covered(struct asl_cases *cases, size_t i, const char *const *bey
         return false;
     for (; *beyond; beyond++)
         if (mentions(&definition, *beyond)) {
-            count(cases, *beyond);
+            asl_cases_leave_out(cases, *beyond);
             return false;
         }
     return true;
@@ -130,4 +131,48 @@ void asl_cases_report(const struct asl_cases *cases, const char *what, unsigned 
     for (unsigned i = 0; i < cases->n_reasons; i++)
         printf("%s%s %u", i ? ", " : " (", cases->reasons[i], cases->left_out[i]);
     printf("%s\n", cases->n_reasons ? ")" : "");
+}
+
+static bool same(const struct json_value *a, const struct json_value *b)
+{
+    uint64_t steps = 1u << 30;
+    bool is_same;
+    return json_same(a, b, &steps, &is_same, NULL) == 0 && is_same;
+}
+
+static bool is_used(const struct asl_mocks *mocks, const struct json_value *mock)
+{
+    for (unsigned i = 0; i < mocks->n; i++)
+        if (mocks->used[i] == mock->text)
+            return true;
+    return false;
+}
+
+bool asl_mocks_find(struct asl_mocks *mocks, const struct json_value *test, const struct json_value *state,
+                    const struct json_value *input, struct json_value *ret_mock)
+{
+    struct json_value all, resource, list, mock, of, value, ignored;
+    struct json_iter of_resources, of_list;
+    bool found = false;
+    bool exact = false;
+    BUFFER_AUTO plain = BUFFER_INIT;
+    json_unescape(state, &plain);
+    if (!json_member(test, "task_mocks", &all))
+        return false;
+    json_iter_init(&of_resources, &all);
+    while (!exact && json_next(&of_resources, &resource, &list)) {
+        json_iter_init(&of_list, &list);
+        while (!exact && json_next(&of_list, &ignored, &mock)) {
+            if (!json_member(&mock, "state", &of) || !json_equals(&of, buffer_text(&plain), plain.len) ||
+                is_used(mocks, &mock))
+                continue;
+            exact = json_member(&mock, "input", &value) && same(&value, input);
+            if (!found || exact)
+                *ret_mock = mock;
+            found = true;
+        }
+    }
+    if (found && mocks->n < ASL_MAX_MOCKS)
+        mocks->used[mocks->n++] = ret_mock->text;
+    return found;
 }

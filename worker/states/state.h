@@ -1,0 +1,54 @@
+/* One state of a state machine, as far as data flows through it: InputPath, Parameters, ItemsPath,
+ * ItemSelector, Result, ResultSelector, ResultPath, OutputPath. Loaded once, evaluated for every event.
+ *
+ * Errors of an evaluation begin with the States Language's name for them: States.Runtime (a path that leads
+ * nowhere, arguments that a function refuses, too many steps), States.ResultPathMatchFailure,
+ * States.DataLimitExceeded (EVALUATION_DATA_MAX). The code is ERROR_INVALID, or ERROR_MEMORY. Values that
+ * come out borrow from the evaluation, from what went in, or from the state. Thread: any (immutable). */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct error;
+struct evaluation;
+struct json_value;
+struct state;
+
+/* Copies. Errors: ERROR_INVALID with the member and what is wrong with it: QueryLanguage JSONata and Assign
+ * are not supported; ERROR_MEMORY. */
+int state_load(const struct json_value *document, struct state **ret_state, struct error *err);
+void state_free(struct state *state); /* NULL is fine */
+
+/* Of its Type. */
+enum state_kind { STATE_OTHER, STATE_PASS, STATE_MAP, STATE_PARALLEL, STATE_FAIL };
+enum state_kind state_kind(const struct state *state);
+/* The state's Resource, "" when it has none. */
+const char *state_resource(const struct state *state);
+bool state_has_parameters(const struct state *state);
+/* Whether its output is more than its result: ResultSelector, ResultPath or OutputPath say so. And whether
+ * that takes its input. */
+bool state_shapes_result(const struct state *state);
+bool state_keeps_input(const struct state *state);
+
+/* What the state works on: InputPath and Parameters applied to the evaluation's input. */
+int state_enter(const struct state *state, struct evaluation *evaluation, struct json_value *ret_input,
+                struct error *err);
+/* What comes out of it: ResultSelector, ResultPath (into the evaluation's input, the raw one) and OutputPath.
+ */
+int state_leave(const struct state *state, struct evaluation *evaluation, const struct json_value *result,
+                struct json_value *ret_output, struct error *err);
+/* Both for a Pass: Result, or else its input, is the result. */
+int state_pass(const struct state *state, struct evaluation *evaluation, struct json_value *ret_output,
+               struct error *err);
+
+/* A Fail: always -1, with its Error (or ErrorPath) and Cause (or CausePath) as "Error: Cause". */
+int state_fail(const struct state *state, struct evaluation *evaluation, struct error *err);
+
+/* The items of a Map: InputPath and ItemsPath. An array. */
+int state_items(const struct state *state, struct evaluation *evaluation, struct json_value *ret_items,
+                struct error *err);
+/* What an iteration begins with: ItemSelector (or, as it was called, Parameters), with $$.Map.Item in the
+ * evaluation's context object; without either the item. */
+int state_item(const struct state *state, struct evaluation *evaluation, const struct json_value *item,
+               struct json_value *ret_input, struct error *err);
