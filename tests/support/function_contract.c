@@ -183,6 +183,7 @@ static void read_invoked(const struct function_request *r, struct invoked *i)
         json_member(&meta, "sink", &i->sink);
     }
     copy_text(&i->payload, "__TRIGGERFLOW_SUBJECT", i->task, sizeof i->task);
+    copy_text(&i->payload, "__TRIGGERFLOW_KEY", i->key, sizeof i->key);
     if (i->sink.type != JSON_OBJECT)
         json_member(&i->payload, "__TRIGGERFLOW_EVENT_SOURCE", &i->sink);
 }
@@ -277,8 +278,9 @@ static void find_behaviour(const struct function_server *s, const struct invoked
 
 static void plain_result(const struct invoked *i, struct buffer *result)
 {
-    static const char *const ours[] = {"__OW_TRIGGERFLOW", "__TRIGGERFLOW_SUBJECT",
-                                       "__TRIGGERFLOW_EVENT_SOURCE", "__EVENT_DATA", "behave"};
+    static const char *const ours[] = {
+        "__OW_TRIGGERFLOW",  "__TRIGGERFLOW_SUBJECT", "__TRIGGERFLOW_EVENT_SOURCE",
+        "__TRIGGERFLOW_KEY", "__EVENT_DATA",          "behave"};
     struct json_iter iter;
     struct json_value name, value;
     buffer_append_char(result, '{');

@@ -14,6 +14,10 @@ extern const struct action_type action_dag_task_retry_handler;
 extern const struct action_type action_ibm_cf_invoke;
 extern const struct action_type action_throttle_ibmcf_function;
 extern const struct action_type action_aws_lambda_invoke;
+extern const struct action_type action_aws_asf_pass;
+extern const struct action_type action_aws_asf_task;
+extern const struct action_type action_aws_asf_map;
+extern const struct action_type action_aws_asf_end_statemachine;
 
 static const struct action_type *const types[] = {
     &action_pass,
@@ -26,6 +30,10 @@ static const struct action_type *const types[] = {
     &action_ibm_cf_invoke,
     &action_throttle_ibmcf_function,
     &action_aws_lambda_invoke,
+    &action_aws_asf_pass,
+    &action_aws_asf_task,
+    &action_aws_asf_map,
+    &action_aws_asf_end_statemachine,
 };
 
 const struct action_type *action_find(const char *name, size_t len)

@@ -9,10 +9,17 @@ extern const struct condition_type condition_join;
 extern const struct condition_type condition_function_join;
 extern const struct condition_type condition_counter_threshold;
 extern const struct condition_type condition_dag_task_join;
+extern const struct condition_type condition_aws_asf_condition;
+extern const struct condition_type condition_aws_asf_join_statemachine;
 
 static const struct condition_type *const types[] = {
-    &condition_true,          &condition_join, &condition_function_join, &condition_counter_threshold,
+    &condition_true,
+    &condition_join,
+    &condition_function_join,
+    &condition_counter_threshold,
     &condition_dag_task_join,
+    &condition_aws_asf_condition,
+    &condition_aws_asf_join_statemachine,
 };
 
 const struct condition_type *condition_find(const char *name, size_t len)

@@ -1,0 +1,287 @@
+/* AWS_ASF_TASK: invokes the Lambda function of a compiled state machine's Task, State.Resource,
+ * asynchronously. The function's answer is an event (Subject, lambda.success), which the function, or its
+ * destination, publishes.
+ *
+ * The payload: the members of the evaluated Parameters, and
+ *
+ *     __TRIGGERFLOW_SUBJECT       Subject
+ *     __EVENT_DATA                the evaluated Parameters; without Parameters the state's input
+ *     __TRIGGERFLOW_EVENT_SOURCE  event_source of the global context, when it is there
+ *     __TRIGGERFLOW_KEY           the idempotency key, to be given back as triggerflowkey
+ *
+ * What becomes of the answer (ResultSelector, ResultPath, OutputPath), and to which iteration of a Map it
+ * belongs, is written into the triggers that wait for it, before the function is started (states/answer.h).
+ * Credentials and region are those of the global context's aws_credentials, the region also that of the
+ * Resource; `endpoint` stands there, in the context or in the action's document, as do the policy's members
+ * in the latter (worker/invocation_policy.h).
+ *
+ * An invocation never starts before its firing is committed, whatever action_start says: after a crash its
+ * answer would come before the repeated firing has written what becomes of it.
+ *
+ * The intent's body: {"url","region","subject","arguments"?,"data","told"?,"policy"}. A crash repeats the
+ * invocation under its key, or finds it done (worker/invocation.h). */
+#include "worker/action/action.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/buffer.h"
+#include "common/cloudevent.h"
+#include "common/error.h"
+#include "common/json.h"
+#include "worker/action/asf.h"
+#include "worker/action/lambda.h"
+#include "worker/condition/asf.h"
+#include "worker/executor.h"
+#include "worker/firing.h"
+#include "worker/globals.h"
+#include "worker/injection.h"
+#include "worker/intent.h"
+#include "worker/invocation.h"
+#include "worker/source/internal.h"
+#include "worker/states/answer.h"
+#include "worker/states/evaluation.h"
+#include "worker/states/state.h"
+#include "worker/worker.h"
+#include "worker/write.h"
+
+#define METADATA "__TRIGGERFLOW_"
+#define EVENT_DATA "__EVENT_DATA"
+
+/* The action's document. */
+struct task {
+    char *text;
+    struct json_value document;
+    struct invocation_policy policy;
+};
+
+static int out_of_memory(struct error *err)
+{
+    return error_set(err, ERROR_MEMORY, "out of memory");
+}
+
+static void append_raw(struct buffer *out, const struct json_value *value)
+{
+    size_t len;
+    const char *raw = json_raw(value, &len);
+    buffer_append(out, raw, len);
+}
+
+static void unload(void *state)
+{
+    struct task *task = state;
+    if (!task)
+        return;
+    free(task->text);
+    free(task);
+}
+
+static int load(const struct json_value *action, void **ret_state, struct error *err)
+{
+    size_t len;
+    const char *raw = json_raw(action, &len);
+    struct task *task = calloc(1, sizeof *task);
+    if (!task || !(task->text = strndup(raw, len))) {
+        free(task);
+        return out_of_memory(err);
+    }
+    if (json_scan(task->text, len, &task->document, err) < 0 ||
+        invocation_policy_load(&task->document, &task->policy, err) < 0) {
+        unload(task);
+        return -1;
+    }
+    *ret_state = task;
+    return 0;
+}
+
+/* --- firing --- */
+
+struct starting {
+    const struct task *task;
+    struct firing *firing;
+    struct asf_firing asf;
+    struct asf_evaluation evaluation;
+    struct json_value settings;
+    struct buffer body;
+    char key[ACTION_KEY_MAX];
+};
+
+static int locate(struct starting *s, struct error *err)
+{
+    struct json_value global;
+    BUFFER_AUTO endpoint = BUFFER_INIT;
+    firing_global(s->firing, &global);
+    struct json_value places[] = {s->task->document, s->settings, lambda_credentials(&global)};
+    for (size_t i = 0; i < 3 && !endpoint.len; i++)
+        lambda_text(&places[i], "endpoint", &endpoint);
+    if (endpoint.failed)
+        return out_of_memory(err);
+    const char *resource = state_resource(s->asf.state);
+    if (!*resource)
+        return error_set(err, ERROR_INVALID, "the State has no Resource");
+    if (lambda_locate(places, 3, resource, buffer_text(&endpoint), &s->body, err) < 0)
+        return error_prefix(err, "Resource %.100s", resource);
+    return 0;
+}
+
+/* Those who wait for the answer. */
+static int tell(struct starting *s, struct error *err)
+{
+    struct json_value state;
+    BUFFER_AUTO write = BUFFER_INIT;
+    bool shapes = state_shapes_result(s->asf.state) && json_member(&s->settings, "State", &state);
+    if (!shapes && !s->asf.item.len)
+        return 0;
+    answer_compose(s->asf.subject, s->key, &s->asf.item, shapes ? &s->asf.data : NULL, shapes ? &state : NULL,
+                   &write);
+    if (write.failed)
+        return out_of_memory(err);
+    buffer_append_text(&s->body, ",\"told\":true");
+    return firing_tell(s->firing, ASF_SUCCESS, s->asf.subject, strlen(s->asf.subject), write.data, write.len,
+                       err);
+}
+
+extern const struct action_type action_aws_asf_task;
+
+static int invoke(struct starting *s, struct error *err)
+{
+    struct json_value input;
+    buffer_append_char(&s->body, '{');
+    if (locate(s, err) < 0 || state_enter(s->asf.state, &s->evaluation.evaluation, &input, err) < 0)
+        return -1;
+    buffer_append_text(&s->body, ",\"subject\":");
+    buffer_append_json(&s->body, s->asf.subject, strlen(s->asf.subject));
+    buffer_append_text(&s->body, state_has_parameters(s->asf.state) ? ",\"arguments\":" : ",\"data\":");
+    append_raw(&s->body, &input);
+    if (tell(s, err) < 0)
+        return -1;
+    buffer_append_char(&s->body, ',');
+    invocation_policy_write(&s->task->policy, &s->body);
+    buffer_append_char(&s->body, '}');
+    if (s->body.failed)
+        return out_of_memory(err);
+    return firing_intend(s->firing, &action_aws_asf_task, s->key, s->body.data, s->body.len, err);
+}
+
+static int fire(const void *state, struct firing *firing, struct error *err)
+{
+    struct starting s = {.task = state, .firing = firing};
+    firing_key(firing, 0, s.key);
+    int r = asf_firing_read(&s.asf, firing, err);
+    if (r == 0 && !s.asf.state)
+        r = error_set(err, ERROR_INVALID, "the context has no State");
+    if (r == 0)
+        r = asf_evaluation_init(&s.evaluation, firing, &s.asf, err);
+    if (r == 0)
+        r = json_scan(s.evaluation.settings.data, s.evaluation.settings.len, &s.settings, err);
+    if (r == 0)
+        r = invoke(&s, err);
+    asf_evaluation_done(&s.evaluation);
+    asf_firing_done(&s.asf);
+    buffer_done(&s.body);
+    return r;
+}
+
+/* --- the invocation --- */
+
+static bool is_ours(const struct json_value *name)
+{
+    return (name->len >= strlen(METADATA) && !memcmp(name->text, METADATA, strlen(METADATA))) ||
+           json_equals(name, EVENT_DATA, strlen(EVENT_DATA));
+}
+
+/* The members of the arguments, each with a comma behind it. */
+static void append_arguments(const struct json_value *arguments, struct buffer *out)
+{
+    struct json_iter iter;
+    struct json_value name, value;
+    if (arguments->type != JSON_OBJECT)
+        return;
+    json_iter_init(&iter, arguments);
+    while (json_next(&iter, &name, &value)) {
+        if (is_ours(&name))
+            continue;
+        append_raw(out, &name);
+        buffer_append_char(out, ':');
+        append_raw(out, &value);
+        buffer_append_char(out, ',');
+    }
+}
+
+static int request(const struct invocation *invocation, struct http_call_request *request, struct error *err)
+{
+    struct json_value subject, data, source;
+    struct buffer *out = &request->body;
+    bool has_arguments = json_member(&invocation->body, "arguments", &data);
+    if (!json_member(&invocation->body, "subject", &subject) ||
+        (!has_arguments && !json_member(&invocation->body, "data", &data)))
+        return error_set(err, ERROR_INVALID,
+                         "the stored intent has no subject, or neither arguments nor data");
+    buffer_append_char(out, '{');
+    if (has_arguments)
+        append_arguments(&data, out);
+    buffer_append_text(out, "\"" METADATA "SUBJECT\":");
+    append_raw(out, &subject);
+    buffer_append_text(out, ",\"" EVENT_DATA "\":");
+    append_raw(out, &data);
+    struct globals *globals = globals_get(&executor_worker(invocation->executor)->globals);
+    if (globals && json_member(&globals->root, "event_source", &source)) {
+        buffer_append_text(out, ",\"" METADATA "EVENT_SOURCE\":");
+        append_raw(out, &source);
+    }
+    globals_unref(globals);
+    buffer_printf(out, ",\"" METADATA "KEY\":\"%s\"}", invocation->intent->key);
+    return lambda_request(invocation, request, err);
+}
+
+static const struct invocation_type invoked = {.request = request, .judge = lambda_judge};
+
+static void start(struct executor *executor, struct intent *intent)
+{
+    invocation_start(executor, intent, &invoked);
+}
+
+/* No answer will come: those who wait need not keep what they know of it. */
+static int gave_up(const struct intent *intent, struct injection *injection, struct error *err)
+{
+    struct json_value body, subject, told;
+    struct invocation_policy policy;
+    struct cloudevent carrier;
+    BUFFER_AUTO name = BUFFER_INIT;
+    BUFFER_AUTO write = BUFFER_INIT;
+    if (!intent_body(intent, &body) || !json_member(&body, "told", &told) ||
+        !json_member(&body, "subject", &subject) || subject.type != JSON_STRING)
+        return 0;
+    invocation_policy_of(&body, &policy);
+    if (intent->uncertain && policy.give_up_uncertain)
+        return 0; /* it may have been started */
+    json_unescape(&subject, &name);
+    buffer_printf(&write, "{\"forget\":\"%s\"}", intent->key);
+    if (name.failed || write.failed)
+        return out_of_memory(err);
+    write_compose(&carrier, intent->key, ASF_SUCCESS, buffer_text(&name), name.len, write.data, write.len);
+    return internal_write(injection->worker->internal, &carrier, injection->epoch, err);
+}
+
+static int check_context(const struct json_value *context, struct error *err)
+{
+    struct json_value state, value;
+    if (!json_member(context, "State", &state) || state.type != JSON_OBJECT)
+        return error_set(err, ERROR_INVALID, "context.State is missing, or not an object");
+    if (!json_member(&state, "Resource", &value) || value.type != JSON_STRING || !value.len)
+        return error_set(err, ERROR_INVALID, "context.State has no Resource");
+    return 0;
+}
+
+static const char *const parameters[] = {INVOCATION_PARAMETERS, "endpoint", "region", "region_name", NULL};
+
+const struct action_type action_aws_asf_task = {.name = "AWS_ASF_TASK",
+                                                .load = load,
+                                                .unload = unload,
+                                                .fire = fire,
+                                                .start = start,
+                                                .after_commit = true,
+                                                .gave_up = gave_up,
+                                                .parameters = parameters,
+                                                .check_context = check_context};

@@ -1,0 +1,296 @@
+/* AWS_ASF_JOIN_STATEMACHINE collects the results of a Map's iterations or of a Parallel's branches, and holds
+ * when all are there (states/join.h). Without `join_multiple`, and when no Map names this trigger, it holds
+ * for every event: the end of a machine that runs once. `counter` counts the results of the present run. In
+ * the trigger of a Parallel, whose branches end with StateMachineN, any other event is the Parallel's input,
+ * for ResultPath. What has been joined last is in `result`: the run's result, in the trigger of the outermost
+ * machine.
+ *
+ * Writes, besides those of asf.c, of the firings of AWS_ASF_MAP:
+ *     {"map":{"path","n","input","state"}}   a Map's run begins, with so many items */
+#include <string.h>
+
+#include "common/error.h"
+#include "worker/condition/asf_internal.h"
+#include "worker/states/evaluation.h"
+#include "worker/states/item.h"
+#include "worker/states/state.h"
+
+#define COUNT_MAX 1000000
+
+static int out_of_memory(struct error *err)
+{
+    return error_set(err, ERROR_MEMORY, "out of memory");
+}
+
+static int load_count(const struct json_value *context, const char *name, int64_t least, int64_t absent,
+                      int64_t *ret_value, struct error *err)
+{
+    struct json_value value;
+    size_t len;
+    *ret_value = absent;
+    if (!json_member(context, name, &value) || value.type == JSON_NULL)
+        return 0;
+    if (value.type == JSON_NUMBER && json_integer(&value, ret_value) && *ret_value >= least &&
+        *ret_value <= COUNT_MAX)
+        return 0;
+    const char *raw = json_raw(&value, &len);
+    return error_set(err, ERROR_INVALID, "context.%s is %.*s, not a whole number from %lld to %d", name,
+                     (int)(len < 80 ? len : 80), raw, (long long)least, COUNT_MAX);
+}
+
+static int load_join(void *state, const struct json_value *context, struct error *err)
+{
+    struct asf *a = state;
+    struct json_value value;
+    size_t len;
+    *a = (struct asf){.joins_events = true};
+    if (asf_load(a, context, err) < 0 || joins_load(&a->joins, context, err) < 0 ||
+        load_count(context, "join_multiple", -1, -1, &a->join_multiple, err) < 0 ||
+        load_count(context, "counter", 0, 0, &a->counter, err) < 0) {
+        asf_unload(a);
+        return -1;
+    }
+    a->by_map = json_member(context, "by_map", &value) && value.type == JSON_TRUE;
+    if (json_member(context, "result", &value)) {
+        const char *raw = json_raw(&value, &len);
+        buffer_append(&a->result, raw, len);
+    }
+    if (!a->result.failed)
+        return 0;
+    asf_unload(a);
+    return out_of_memory(err);
+}
+
+static void store_join(const void *state, struct buffer *out)
+{
+    const struct asf *a = state;
+    size_t start = out->len;
+    buffer_printf(out, "\"counter\":%lld", (long long)a->counter);
+    if (a->join_multiple >= 0)
+        buffer_printf(out, ",\"join_multiple\":%lld", (long long)a->join_multiple);
+    if (a->by_map)
+        buffer_append_text(out, ",\"by_map\":true");
+    if (a->result.len) {
+        buffer_append_text(out, ",\"result\":");
+        buffer_append(out, a->result.data, a->result.len);
+    }
+    if (a->joins.n) {
+        buffer_append_char(out, ',');
+        joins_store(&a->joins, out);
+    }
+    if (a->answers.n && out->len > start) {
+        buffer_append_char(out, ',');
+        answers_store(&a->answers, out);
+    }
+}
+
+/* --- joining --- */
+
+/* N of StateMachineN, the end of a branch; -1: it is none. */
+static int64_t branch_of(const struct cloudevent_span *subject)
+{
+    static const char prefix[] = "StateMachine";
+    size_t n = sizeof prefix - 1;
+    int64_t number = 0;
+    if (subject->len <= n || subject->len > n + 9 || memcmp(subject->text, prefix, n))
+        return -1;
+    for (; n < subject->len; n++) {
+        if (subject->text[n] < '0' || subject->text[n] > '9')
+            return -1;
+        number = number * 10 + (subject->text[n] - '0');
+    }
+    return number;
+}
+
+static void keep_result(struct asf *a)
+{
+    buffer_reset(&a->result, ASF_KEPT_BYTES);
+    if (a->data.len <= EVALUATION_DATA_MAX)
+        buffer_append(&a->result, a->data.data, a->data.len);
+    asf_must(&a->result);
+}
+
+static int too_large(struct asf *a, const struct buffer *results)
+{
+    if (results->len <= EVALUATION_DATA_MAX)
+        return 0;
+    return error_set(&a->error, ERROR_INVALID,
+                     "States.DataLimitExceeded: the results have %zu bytes, more than %d", results->len,
+                     EVALUATION_DATA_MAX);
+}
+
+/* All results of a run are there. */
+static int finish(struct asf *a, const struct join *join)
+{
+    static const struct json_value none = {.text = "{}", .len = 2, .type = JSON_OBJECT};
+    struct json_value results, input = none, document;
+    BUFFER_AUTO text = BUFFER_INIT;
+    join_write_results(join, &text);
+    asf_must(&text);
+    if (too_large(a, &text) < 0 || json_scan(text.data, text.len, &results, &a->error) < 0)
+        return -1;
+    if (join->input.len && json_scan(join->input.data, join->input.len, &input, &a->error) < 0)
+        return -1;
+    buffer_reset(&a->item, ASF_KEPT_BYTES);
+    buffer_append(&a->item, join->path, join->outer_len);
+    asf_must(&a->item);
+    a->left = true;
+    if (join->state.len) {
+        if (json_scan(join->state.data, join->state.len, &document, &a->error) < 0)
+            return -1;
+        return asf_leave_written(a, asf_name(a), &document, &input, &results);
+    }
+    if (!a->state || state_kind(a->state) != STATE_PARALLEL) {
+        a->left = false;
+        asf_set_data(a, &results);
+        return 0;
+    }
+    if (state_keeps_input(a->state) && !join->input.len)
+        return error_set(&a->error, ERROR_INVALID,
+                         "States.ResultPathMatchFailure: ResultPath: the Parallel's input has not come here");
+    return asf_leave(a, asf_name(a), a->state, &input, &results);
+}
+
+static unsigned settle(struct asf *a, struct join *join)
+{
+    a->counter = (int64_t)join->n;
+    if (!join_is_complete(join))
+        return CONDITION_CHANGED;
+    int r = finish(a, join);
+    joins_remove(&a->joins, join);
+    if (r < 0)
+        return asf_refuse(a, CONDITION_CHANGED);
+    keep_result(a);
+    return CONDITION_HOLDS | CONDITION_CHANGED;
+}
+
+static unsigned add(struct asf *a, struct join *join, int64_t place, bool once)
+{
+    int r = join_add(&a->joins, join, place, once, a->data.data, a->data.len, &a->error);
+    if (r < 0)
+        return asf_refuse(a, CONDITION_CHANGED);
+    return r == JOIN_REPEAT ? CONDITION_CHANGED : settle(a, join);
+}
+
+/* A result of a Map's iteration. */
+static unsigned add_iteration(struct asf *a, const struct item *item)
+{
+    struct join *join;
+    if (item) {
+        join = joins_open(&a->joins, a->item.data, item->run_len, item->outer_len, &a->error);
+        return join ? add(a, join, item->index, true) : asf_refuse(a, CONDITION_CHANGED);
+    }
+    join = joins_oldest(&a->joins);
+    if (join)
+        return add(a, join, join_free_place(join), true);
+    error_set(&a->error, ERROR_INVALID, "no Map waits for results here");
+    return asf_refuse(a, CONDITION_CHANGED);
+}
+
+static unsigned add_branch(struct asf *a, const struct cloudevent *event)
+{
+    int64_t branch = branch_of(&event->attribute[CE_SUBJECT]);
+    struct join *join = joins_open(&a->joins, buffer_text(&a->item), a->item.len, a->item.len, &a->error);
+    if (!join)
+        return asf_refuse(a, CONDITION_CHANGED);
+    join->expected = a->join_multiple;
+    if (branch >= 0 || !a->state || state_kind(a->state) != STATE_PARALLEL)
+        return add(a, join, branch >= 0 ? branch : INT64_MAX, false);
+    a->joins.bytes -= join->input.len;
+    buffer_reset(&join->input, 0);
+    buffer_append(&join->input, a->data.data, a->data.len);
+    asf_must(&join->input);
+    a->joins.bytes += join->input.len;
+    return CONDITION_CHANGED;
+}
+
+static unsigned evaluate_join(void *state, const struct cloudevent *event)
+{
+    struct asf *a = state;
+    struct item item;
+    if (asf_take(a, event) < 0)
+        return asf_refuse(a, CONDITION_CHANGED);
+    bool mine = item_innermost(a->item.data, a->item.len, &item) &&
+                (item.join == a->self || joins_find(&a->joins, a->item.data, item.run_len));
+    if (mine || a->by_map)
+        return add_iteration(a, mine ? &item : NULL);
+    if (a->join_multiple > 0)
+        return add_branch(a, event);
+    keep_result(a);
+    return CONDITION_HOLDS | CONDITION_CHANGED;
+}
+
+static void append_member(const struct json_value *object, const char *name, struct buffer *out)
+{
+    struct json_value value;
+    size_t len;
+    if (!json_member(object, name, &value))
+        return;
+    const char *raw = json_raw(&value, &len);
+    buffer_reset(out, 0);
+    buffer_append(out, raw, len);
+    asf_must(out);
+}
+
+/* A Map's run begins; results may have come already. */
+static unsigned write_map(struct asf *a, const struct json_value *map)
+{
+    struct json_value path, number;
+    int64_t n;
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (!json_member(map, "path", &path) || path.type != JSON_STRING || path.len < ITEM_RUN ||
+        !json_member(map, "n", &number) || number.type != JSON_NUMBER || !json_integer(&number, &n) || n < 0)
+        return 0;
+    json_unescape(&path, &text);
+    asf_must(&text);
+    size_t outer = text.len - ITEM_RUN;
+    struct join *join = joins_open(&a->joins, text.data, text.len, outer ? outer - 1 : 0, &a->error);
+    if (!join)
+        return asf_refuse(a, 0);
+    a->by_map = true;
+    a->join_multiple = n;
+    join->expected = n;
+    append_member(map, "input", &join->input);
+    append_member(map, "state", &join->state);
+    a->joins.bytes += join->input.len + join->state.len;
+    a->error = (struct error){0};
+    unsigned outcome = settle(a, join);
+    /* nobody refuses a write: the action finds the error */
+    return outcome & CONDITION_REFUSES ? CONDITION_HOLDS | CONDITION_CHANGED : outcome;
+}
+
+static unsigned write_join(void *state, const struct json_value *write)
+{
+    struct json_value map;
+    if (json_member(write, "map", &map) && map.type == JSON_OBJECT)
+        return write_map(state, &map);
+    return asf_write_answer(state, write);
+}
+
+static enum decision_kind explain_join(const void *state, int64_t ret_operands[2])
+{
+    const struct asf *a = state;
+    if (a->join_multiple < 0)
+        return DECISION_PLAIN;
+    ret_operands[0] = a->counter;
+    ret_operands[1] = a->join_multiple;
+    return DECISION_JOIN;
+}
+
+static const char *const join_members[] = {"counter", "join_multiple", "by_map", "result",
+                                           "joins",   "answers",       NULL};
+
+const struct condition_type condition_aws_asf_join_statemachine = {
+    .name = "AWS_ASF_JOIN_STATEMACHINE",
+    .state_size = sizeof(struct asf),
+    .members = join_members,
+    .counts_keys = true,
+    .load = load_join,
+    .unload = asf_unload,
+    .evaluate = evaluate_join,
+    .write = write_join,
+    .store = store_join,
+    .counted = asf_counted,
+    .why_refused = asf_why_refused,
+    .explain = explain_join,
+};

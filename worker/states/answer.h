@@ -1,0 +1,50 @@
+/* Answers that a trigger waits for: of tasks whose result is not yet their state's output (ResultSelector,
+ * ResultPath, OutputPath), or which belong to an iteration of a Map. The task's firing writes here what it
+ * takes to make the output of the answer, before it starts the function; so nothing of it needs to go through
+ * the function. An answer finds its entry by the idempotency key, when the function gives it back, else by
+ * its iteration, else the task's oldest entry is taken: then results are in the order of arrival.
+ *
+ * In the trigger's context: "answers":[{"task","key","item"?,"input"?,"state"?}]. Thread: one at a time. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct buffer;
+struct cloudevent_span;
+struct error;
+struct json_value;
+
+#define ANSWERS_MAX_BYTES (64u << 20)
+
+struct answer {
+    char *text; /* the entry's JSON */
+    size_t len;
+    uint64_t task, key, item; /* hashes; 0: none */
+};
+
+struct answers {
+    struct answer *entries; /* oldest first */
+    size_t n;
+    size_t cap;
+    size_t bytes;
+};
+
+/* Errors: ERROR_INVALID, ERROR_MEMORY. */
+int answers_load(struct answers *answers, const struct json_value *context, struct error *err);
+void answers_done(struct answers *answers);
+/* Appends "answers":[...]; nothing when there are none. */
+void answers_store(const struct answers *answers, struct buffer *out);
+
+/* Takes a write of a task's firing: {"answer":{an entry}}, or {"forget":key}. 0: it is neither; 1: taken.
+ * Errors: ERROR_LIMIT, ERROR_MEMORY. */
+int answers_write(struct answers *answers, const struct json_value *write, struct error *err);
+/* Appends a write. input, state: JSON; NULL: none. */
+void answer_compose(const char *task, const char *key, const struct cloudevent_span *item,
+                    const struct json_value *input, const struct json_value *state, struct buffer *out);
+
+/* The entry for an answer of this task, taken out; its text is the caller's to free. false: there is none. */
+bool answers_take(struct answers *answers, const struct cloudevent_span *task,
+                  const struct cloudevent_span *key, const struct cloudevent_span *item,
+                  struct answer *ret_answer);
