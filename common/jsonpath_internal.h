@@ -1,9 +1,11 @@
-/* A parsed path: for jsonpath.c and its parser only. Everything lies in the path's pool. */
+/* A parsed path, and its evaluation: for jsonpath*.c only. Everything of a path lies in its pool. */
 #pragma once
 
 #include "common/json.h"
 #include "common/jsonpath.h"
 #include "common/pool.h"
+
+struct buffer;
 
 #define JSONPATH_MAX_SEGMENTS 64
 #define JSONPATH_MAX_NESTING 16 /* of expressions, and of paths in them */
@@ -91,3 +93,31 @@ struct jsonpath {
     char *text;
     struct jsonpath_segments segments;
 };
+
+/* --- an evaluation --- */
+
+#define JSONPATH_STEP 16 /* what looking at one value costs at least */
+
+struct jsonpath_walk {
+    const struct json_value *root;
+    struct pool *pool;
+    uint64_t *steps;
+    struct error *err;
+};
+
+/* A text of ours as a value that belongs to the pool; takes the buffer's memory. */
+int jsonpath_keep(struct jsonpath_walk *walk, struct buffer *text, struct json_value *ret_value);
+
+/* The last member of this name, an element (below 0: from the end): false, with type JSON_ABSENT, without.
+ * How many there are. */
+bool jsonpath_member(const struct json_value *object, const struct jsonpath_name *name,
+                     struct json_value *ret_value);
+bool jsonpath_element(const struct json_value *array, int64_t index, struct json_value *ret_value);
+int64_t jsonpath_count(const struct json_value *container);
+
+/* What segments lead to; type JSON_ABSENT: nowhere. */
+int jsonpath_read_segments(struct jsonpath_walk *walk, const struct jsonpath_segments *path,
+                           const struct json_value *from, struct json_value *ret_value);
+/* Whether an expression holds for `here` (@). */
+int jsonpath_holds(struct jsonpath_walk *walk, const struct jsonpath_expression *expression,
+                   const struct json_value *here, bool *ret_holds);
