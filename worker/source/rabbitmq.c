@@ -404,13 +404,14 @@ static int connect_source(struct source *source, struct error *err)
     source_poll(source, -1, 0, 0); /* takes old wake-ups off, which would end the wait at once */
     if (rabbitmq_connect(&s->parameters, name, max_body, &wait, &s->rabbitmq, err) < 0)
         return -1;
-    int r = rabbitmq_declare(&s->rabbitmq, &s->parameters, name, max_body, &wait, &waiting, err);
+    bool create = !s->known || !source->on_recreated_stop;
+    int r = rabbitmq_declare(&s->rabbitmq, &s->parameters, name, max_body, create, &wait, &waiting, err);
     if (r < 0)
         return -1;
     if (r && s->known) {
         log_warn("source_recreated", LOG_STR("source", source->name), LOG_STR("queue", s->parameters.queue));
         arena_add(&source->stats->recreated, 1);
-        if (source->on_recreated_stop)
+        if (!create)
             return 1;
     }
     if (subscribe(source, &wait, err) < 0)

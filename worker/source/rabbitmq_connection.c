@@ -409,13 +409,15 @@ static int declare(struct rabbitmq *r, const char *queue, bool passive, struct s
 }
 
 int rabbitmq_declare(struct rabbitmq **rabbitmq, const struct rabbitmq_parameters *parameters,
-                     const char *name, size_t max_body, struct stream_wait *wait, uint64_t *ret_waiting,
-                     struct error *err)
+                     const char *name, size_t max_body, bool create, struct stream_wait *wait,
+                     uint64_t *ret_waiting, struct error *err)
 {
     if (declare(*rabbitmq, parameters->queue, true, wait, ret_waiting, err) == 0)
         return 0;
     if (rabbitmq_reply_code(*rabbitmq) != AMQP_NOT_FOUND)
         return -1;
+    if (!create)
+        return 1;
     /* That has closed the channel; a new connection is as good as a new channel, and simpler. */
     rabbitmq_free(*rabbitmq);
     *rabbitmq = NULL;

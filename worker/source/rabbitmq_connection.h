@@ -63,8 +63,9 @@ int rabbitmq_call(struct rabbitmq *rabbitmq, amqp_method_number_t method, void *
 int rabbitmq_beat(struct rabbitmq *rabbitmq, uint64_t now_ns, uint64_t *ret_next_ns, struct error *err);
 
 /* Looks for the queue, which is used as it is; if there is none it is declared as the original client does
- * it: not durable. For that the connection is replaced by another one (NULL after a failure). ret_waiting:
- * messages that are ready. 0; 1: it was not there. Errors: as rabbitmq_connect and rabbitmq_call. */
+ * it: not durable. For that the connection is replaced by another one (NULL after a failure). create false:
+ * it is only looked for, and without one the connection is of no use any more. ret_waiting: messages that are
+ * ready. 0; 1: it was not there. Errors: as rabbitmq_connect and rabbitmq_call. */
 int rabbitmq_declare(struct rabbitmq **rabbitmq, const struct rabbitmq_parameters *parameters,
-                     const char *name, size_t max_body, struct stream_wait *wait, uint64_t *ret_waiting,
-                     struct error *err);
+                     const char *name, size_t max_body, bool create, struct stream_wait *wait,
+                     uint64_t *ret_waiting, struct error *err);

@@ -155,7 +155,7 @@ static int connect_sink(struct rabbitmq_sink *s, struct error *err)
     snprintf(name, sizeof name, "triggerflow %.80s, publishing", executor_worker(s->executor)->workspace);
     if (rabbitmq_connect(&s->parameters, name, MAX_BODY, &wait, &s->rabbitmq, err) < 0)
         return -1;
-    if (rabbitmq_declare(&s->rabbitmq, &s->parameters, name, MAX_BODY, &wait, &waiting, err) < 0 ||
+    if (rabbitmq_declare(&s->rabbitmq, &s->parameters, name, MAX_BODY, true, &wait, &waiting, err) < 0 ||
         rabbitmq_call(s->rabbitmq, AMQP_CONFIRM_SELECT_METHOD, &confirm, AMQP_CONFIRM_SELECT_OK_METHOD, &wait,
                       &event, err) < 0 ||
         loop_add(loop_of(s), rabbitmq_fd(s->rabbitmq), EPOLLIN, on_events, s, err) < 0) {
