@@ -91,7 +91,7 @@ static double run_floor(struct function_server *server, const char *url, double 
     struct error err;
     struct timespec before, after;
     function_server_forget(server);
-    if (!(f.loop = loop_new(&err)) || http_calls_new(f.loop, "", &f.calls, &err) < 0)
+    if (!(f.loop = loop_new(&err)) || http_calls_new(f.loop, false, "", &f.calls, &err) < 0)
         bench_fail("%s", err.message);
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
     for (unsigned i = 0; i < IN_FLIGHT; i++)

@@ -114,6 +114,11 @@ const struct config_field config_fields[] = {
     {"worker.max_answer_bytes", SIZE, AT(max_answer_bytes), "256KiB", KIB, 64 * MIB,
      "TRIGGERFLOW_MAX_ANSWER_BYTES",
      "Largest answer of an invoked function or service that is read; what comes after it is not."},
+    {"worker.invoke_public_only", BOOLEAN, AT(invoke_public_only), "false", 0, 0,
+     "TRIGGERFLOW_INVOKE_PUBLIC_ONLY",
+     "Do not connect to loopback, private and link-local addresses when functions and services are invoked: "
+     "for "
+     "hosts whose network the authors of workflows are not to reach."},
     {"worker.invoke_tls_ca", TEXT, AT(invoke_tls_ca), "", 0, 0, "TRIGGERFLOW_INVOKE_TLS_CA",
      "File with the certificates of the authorities to trust when functions and services are invoked; empty: "
      "the "

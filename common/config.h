@@ -56,15 +56,16 @@ struct config {
     int64_t rate;                   /* attempts a second; 0: any number */
     int64_t rate_per_host;          /* likewise */
     int64_t max_answer_bytes;       /* 256 KiB */
-    char *invoke_tls_ca;            /* "": the system's authorities */
-    char *secret_directory;         /* "": no file holds a secret */
-    char *secret_variable_prefix;   /* "": no variable does */
-    int64_t dead_letter_max_bytes;  /* 256 MiB */
-    int64_t event_log_max_bytes;    /* 1 GiB */
-    int64_t duplicate_window_ns;    /* 10 min; 0: repetitions are not recognised */
-    int64_t duplicate_max;          /* 1,000,000 events */
-    int64_t redelivery_window_ns;   /* 10 min */
-    int64_t redelivery_max;         /* 2,000,000 messages */
+    bool invoke_public_only;
+    char *invoke_tls_ca;           /* "": the system's authorities */
+    char *secret_directory;        /* "": no file holds a secret */
+    char *secret_variable_prefix;  /* "": no variable does */
+    int64_t dead_letter_max_bytes; /* 256 MiB */
+    int64_t event_log_max_bytes;   /* 1 GiB */
+    int64_t duplicate_window_ns;   /* 10 min; 0: repetitions are not recognised */
+    int64_t duplicate_max;         /* 1,000,000 events */
+    int64_t redelivery_window_ns;  /* 10 min */
+    int64_t redelivery_max;        /* 2,000,000 messages */
     enum config_action_start action_start;
     bool exit_when_finished;
     int64_t finish_linger_ns; /* 2 s */

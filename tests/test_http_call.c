@@ -48,7 +48,7 @@ static int setup(void **state)
     struct error err;
     assert_non_null(bed);
     assert_non_null(bed->loop = loop_new(&err));
-    assert_int_equal(http_calls_new(bed->loop, "", &bed->calls, &err), 0);
+    assert_int_equal(http_calls_new(bed->loop, false, "", &bed->calls, &err), 0);
     assert_non_null(bed->server = function_server_new());
     *state = bed;
     return 0;
@@ -189,7 +189,8 @@ static void test_refused_requests(void **state)
 {
     (void)state;
     static const char *const methods[] = {"", "GET POST", "A\r\n", "ABCDEFGHIJKLMNOPQ"};
-    static const char *const names[] = {"", "A B", "A:", "A\n", "\xc3\xa9"};
+    static const char *const names[] = {
+        "", "A B", "A:", "A\n", "\xc3\xa9", "content-length", "Transfer-Encoding"};
     static const char *const values[] = {"a\nb", "a\rb", "\x01", "\x7f"};
     struct http_call_request request;
     struct error err;
@@ -198,7 +199,7 @@ static void test_refused_requests(void **state)
         assert_int_equal(http_call_method(&request, methods[i], strlen(methods[i]), &err), -1);
     assert_int_equal(http_call_method(&request, "A\0B", 3, &err), -1);
     assert_string_equal(request.method, "POST");
-    for (size_t i = 0; i < 5; i++)
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         assert_int_equal(http_call_header(&request, names[i], "v", &err), -1);
     for (size_t i = 0; i < 4; i++) {
         assert_int_equal(http_call_header(&request, "Secret", values[i], &err), -1);
@@ -293,6 +294,64 @@ static void test_statuses(void **state)
         assert_true(o.complete);
         assert_int_equal(o.retry_after_ns, 7 * CLOCK_S);
     }
+}
+
+static void test_public_addresses(void **state)
+{
+    static const char *const public[] = {
+        "8.8.8.8",     "1.1.1.1",         "172.32.0.1",           "172.15.0.1",     "192.169.0.1",
+        "100.128.0.1", "223.255.255.255", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808"};
+    static const char *const others[] = {"127.0.0.1",
+                                         "127.9.9.9",
+                                         "10.1.2.3",
+                                         "172.16.0.1",
+                                         "172.31.255.255",
+                                         "192.168.1.1",
+                                         "169.254.169.254",
+                                         "0.0.0.0",
+                                         "100.64.0.1",
+                                         "224.0.0.1",
+                                         "255.255.255.255",
+                                         "::1",
+                                         "::",
+                                         "fe80::1",
+                                         "fd00::1",
+                                         "ff02::1",
+                                         "::ffff:127.0.0.1",
+                                         "::ffff:10.0.0.1",
+                                         "64:ff9b::7f00:1",
+                                         "2002:7f00:1::1",
+                                         "::127.0.0.1"};
+    (void)state;
+    for (size_t i = 0; i < sizeof public / sizeof public[0] + sizeof others / sizeof others[0]; i++) {
+        bool wanted = i < sizeof public / sizeof public[0];
+        const char *text = wanted ? public[i] : others[i - sizeof public / sizeof public[0]];
+        struct sockaddr_in in = {.sin_family = AF_INET};
+        struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
+        const struct sockaddr *address = strchr(text, ':') ? (struct sockaddr *)&in6 : (struct sockaddr *)&in;
+        if (strchr(text, ':'))
+            assert_int_equal(inet_pton(AF_INET6, text, &in6.sin6_addr), 1);
+        else
+            assert_int_equal(inet_pton(AF_INET, text, &in.sin_addr), 1);
+        if (http_call_is_public(address) != wanted)
+            fail_msg("%s", text);
+    }
+    struct sockaddr_un local = {.sun_family = AF_UNIX};
+    assert_false(http_call_is_public((struct sockaddr *)&local));
+}
+
+static void test_public_only(void **state)
+{
+    struct bed *bed = *state;
+    struct http_call_request request;
+    char url[64];
+    http_calls_free(bed->calls);
+    assert_int_equal(http_calls_new(bed->loop, true, "", &bed->calls, NULL), 0);
+    snprintf(url, sizeof url, "http://localhost:%u/f/x", function_server_port(bed->server));
+    prepare(bed, &request, url, NULL);
+    assert_int_equal(ask(bed, &request).status, 0);
+    assert_int_equal(ask_function(bed, "/f/x", NULL).status, 0);
+    assert_int_equal(function_server_connections(bed->server), 0);
 }
 
 static void test_retry_after(void **state)
@@ -494,7 +553,7 @@ static unsigned open_descriptors(void)
 static void use_authority(struct bed *bed, const char *certificate)
 {
     http_calls_free(bed->calls);
-    assert_int_equal(http_calls_new(bed->loop, certificate, &bed->calls, NULL), 0);
+    assert_int_equal(http_calls_new(bed->loop, false, certificate, &bed->calls, NULL), 0);
 }
 
 /* Streams of one connection, not connections. */
@@ -584,7 +643,8 @@ int main(void)
         TEST(test_methods),       TEST(test_refused_requests),
         TEST(test_urls),          TEST(test_failures),
         TEST(test_timeout),       TEST(test_statuses),
-        TEST(test_retry_after),   TEST(test_many),
+        TEST(test_retry_after),   TEST(test_public_addresses),
+        TEST(test_public_only),   TEST(test_many),
         TEST(test_begin_in_done), TEST(test_room_is_given_back),
         TEST(test_cancel),        TEST(test_http2),
         TEST(test_unix_socket),

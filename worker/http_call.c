@@ -2,12 +2,14 @@
 
 #include <ctype.h>
 #include <curl/curl.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -57,10 +59,11 @@ struct lane {
 };
 
 enum { LANE_UNKNOWN = LANES, LANE_MULTIPLEXED, LANES_IN_ALL };
-static char speaks_1[1], speaks_2[1]; /* only their addresses mean something */
+static const char speaks_1[1], speaks_2[1]; /* only their addresses mean something */
 
 struct http_calls {
     struct loop *loop;
+    bool public_only;
     const char *tls_ca;
     struct lane lanes[LANES_IN_ALL];
     struct hash_table origins; /* of TLS servers that have answered -> speaks_1 or speaks_2 */
@@ -170,6 +173,18 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *data, void *o
     w->lane = lane;
     w->events = events;
     return 0;
+}
+
+/* Resolved addresses are judged, so that no name and no redirection of names gets around it. */
+static curl_socket_t on_address(void *data, curlsocktype purpose, struct curl_sockaddr *address)
+{
+    const struct http_calls *calls = data;
+    (void)purpose;
+    if (calls->public_only && address->family != AF_UNIX && !http_call_is_public(&address->addr)) {
+        errno = EACCES;
+        return CURL_SOCKET_BAD;
+    }
+    return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
 static int on_open(void *data, curl_socket_t fd, curlsocktype purpose)
@@ -366,6 +381,8 @@ static bool set_all(struct http_call *call, const struct http_call_request *requ
     SET(HEADERDATA, call);
     SET(ERRORBUFFER, call->why);
     SET(PRIVATE, call);
+    SET(OPENSOCKETFUNCTION, on_address);
+    SET(OPENSOCKETDATA, call->calls);
     SET(SOCKOPTFUNCTION, on_open);
     SET(SOCKOPTDATA, call->calls);
     SET(CLOSESOCKETFUNCTION, on_close);
@@ -409,7 +426,7 @@ static void learn(struct http_call *call, unsigned version)
     curl_easy_getinfo(call->easy, CURLINFO_EFFECTIVE_URL, &url);
     if (!version || !url || strncasecmp(url, "https:", 6) != 0 || http_call_origin(url, &origin, NULL) < 0)
         return;
-    char *speaks = version >= 20 ? speaks_2 : speaks_1;
+    const char *speaks = version >= 20 ? speaks_2 : speaks_1;
     const char *name = buffer_text(&origin);
     const void *before = hash_get(&calls->origins, name, origin.len);
     if (before == speaks)
@@ -417,7 +434,7 @@ static void learn(struct http_call *call, unsigned version)
     if (before || calls->origins.count >= ORIGINS_MAX)
         forget_origins(calls);
     char *copy = strdup(name);
-    if (copy && hash_put(&calls->origins, copy, origin.len, speaks, NULL) < 0)
+    if (copy && hash_put(&calls->origins, copy, origin.len, (void *)(uintptr_t)speaks, NULL) < 0)
         free(copy);
 }
 
@@ -596,7 +613,8 @@ static int open_lane(struct lane *lane, struct http_calls *calls, long host_conn
     return failed ? -1 : 0;
 }
 
-int http_calls_new(struct loop *loop, const char *tls_ca, struct http_calls **ret_calls, struct error *err)
+int http_calls_new(struct loop *loop, bool public_only, const char *tls_ca, struct http_calls **ret_calls,
+                   struct error *err)
 {
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
         return error_set(err, ERROR_SYSTEM, "libcurl cannot be initialised");
@@ -604,6 +622,7 @@ int http_calls_new(struct loop *loop, const char *tls_ca, struct http_calls **re
     if (!calls)
         return error_set(err, ERROR_MEMORY, "out of memory");
     calls->loop = loop;
+    calls->public_only = public_only;
     calls->tls_ca = tls_ca;
     hash_init(&calls->origins);
     for (size_t i = 0; i < LANES_IN_ALL; i++)

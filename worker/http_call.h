@@ -42,8 +42,11 @@ const char *http_answer_header(const struct http_answer *answer, const char *nam
 
 typedef void (*http_call_done)(void *data, const struct http_answer *answer);
 
-/* tls_ca: a file with the certificates of the authorities to trust, borrowed; "": the system's. */
-int http_calls_new(struct loop *loop, const char *tls_ca, struct http_calls **ret_calls, struct error *err);
+/* public_only: addresses of private networks, loopback and link-local ones are not connected to, whatever
+ * name leads there. tls_ca: a file with the certificates of the authorities to trust, borrowed; "": the
+ * system's. */
+int http_calls_new(struct loop *loop, bool public_only, const char *tls_ca, struct http_calls **ret_calls,
+                   struct error *err);
 /* Calls under way end without a word. NULL is fine. Before the loop is freed. */
 void http_calls_free(struct http_calls *calls);
 

@@ -1,7 +1,9 @@
 #include "worker/http_call_request.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <curl/curl.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -48,9 +50,15 @@ int http_call_method(struct http_call_request *request, const char *method, size
 int http_call_header(struct http_call_request *request, const char *name, const char *value,
                      struct error *err)
 {
+    static const char *const own[] = {"Connection", "Content-Length",   "Expect",
+                                      "Keep-Alive", "Proxy-Connection", "TE",
+                                      "Trailer",    "Upgrade",          "Transfer-Encoding"};
     size_t len = strlen(name);
     if (!is_token(name, len))
         return error_set(err, ERROR_INVALID, "header name %.*s is none", (int)(len < 80 ? len : 80), name);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        if (!strcasecmp(name, own[i]))
+            return error_set(err, ERROR_INVALID, "header %s belongs to the connection", own[i]);
     for (const char *c = value; *c; c++)
         if (((unsigned char)*c < ' ' && *c != '\t') || *c == 0x7f)
             return error_set(err, ERROR_INVALID, "the value of header %.80s holds control characters", name);
@@ -133,6 +141,39 @@ int http_call_url_parts(const char *url, struct buffer *host, struct buffer *pat
     append_part(u, CURLUPART_QUERY, query);
     curl_url_cleanup(u);
     return host->failed || path->failed || query->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
+}
+
+static bool is_public_ipv4(uint32_t a)
+{
+    static const struct {
+        uint32_t network;
+        unsigned bits;
+    } others[] = {{0x00000000, 8},  {0x0A000000, 8},  {0x64400000, 10}, {0x7F000000, 8},  {0xA9FE0000, 16},
+                  {0xAC100000, 12}, {0xC0000000, 24}, {0xC0A80000, 16}, {0xC6120000, 15}, {0xE0000000, 3}};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if ((a ^ others[i].network) >> (32 - others[i].bits) == 0)
+            return false;
+    return true;
+}
+
+bool http_call_is_public(const struct sockaddr *address)
+{
+    if (address->sa_family == AF_INET) {
+        struct sockaddr_in in;
+        memcpy(&in, address, sizeof in);
+        return is_public_ipv4(ntohl(in.sin_addr.s_addr));
+    }
+    if (address->sa_family != AF_INET6)
+        return false;
+    struct sockaddr_in6 in6;
+    memcpy(&in6, address, sizeof in6);
+    const uint8_t *b = in6.sin6_addr.s6_addr;
+    uint32_t last = (uint32_t)b[12] << 24 | (uint32_t)b[13] << 16 | (uint32_t)b[14] << 8 | b[15];
+    if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr) || (b[0] == 0 && b[1] == 0x64 && b[2] == 0xFF && b[3] == 0x9B))
+        return is_public_ipv4(last);
+    if (b[0] == 0x20 && b[1] == 0x02) /* 6to4 */
+        return is_public_ipv4((uint32_t)b[2] << 24 | (uint32_t)b[3] << 16 | (uint32_t)b[4] << 8 | b[5]);
+    return (b[0] & 0xE0) == 0x20; /* 2000::/3, what is given out */
 }
 
 uint64_t http_call_retry_after(const char *value, int64_t now_unix_s)

@@ -26,8 +26,8 @@ void http_call_request_init(struct http_call_request *request);
 void http_call_request_done(struct http_call_request *request);
 /* Checks and takes a method: letters, digits and hyphens. Errors: ERROR_INVALID. */
 int http_call_method(struct http_call_request *request, const char *method, size_t len, struct error *err);
-/* Adds a header. Errors: ERROR_INVALID: the name is no token, or the value (which is not shown) holds control
- * characters. */
+/* Adds a header. Errors: ERROR_INVALID: the name is no token, or one of those that belong to the connection,
+ * or the value (which is not shown) holds control characters. */
 int http_call_header(struct http_call_request *request, const char *name, const char *value,
                      struct error *err);
 /* Whether a header of this name was added. */
@@ -43,6 +43,12 @@ int http_call_origin(const char *url, struct buffer *out, struct error *err);
  * Errors: ERROR_INVALID. */
 int http_call_url_parts(const char *url, struct buffer *host, struct buffer *path, struct buffer *query,
                         struct error *err);
+
+struct sockaddr;
+/* Whether an address is one of the public Internet: not loopback, private (RFC 1918, RFC 4193, RFC 6598),
+ * link-local, unspecified, multicast or reserved, also as IPv4 inside IPv6; nor of a family other than these.
+ */
+bool http_call_is_public(const struct sockaddr *address);
 
 /* The value of a header Retry-After as a span of time from now_unix_s; 0: not understood. RFC 9110, section
  * 10.2.3. */

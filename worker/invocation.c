@@ -406,7 +406,8 @@ int invocations_new(struct executor *executor, struct invocations **ret_invocati
     struct invocations *all = calloc(1, sizeof *all);
     if (!all)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    if (http_calls_new(executor_loop(executor), config->invoke_tls_ca, &all->calls, err) < 0) {
+    if (http_calls_new(executor_loop(executor), config->invoke_public_only, config->invoke_tls_ca,
+                       &all->calls, err) < 0) {
         free(all);
         return -1;
     }
