@@ -43,6 +43,7 @@ static int init(struct source *source, const struct json_value *parameters, stru
         return error_set(err, ERROR_MEMORY, "out of memory");
     source->state = s;
     pthread_mutex_init(&s->lock, NULL);
+    kafka_flow_init(&s->flow);
     s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->event_fd < 0)
         return error_set_errno(err, errno, "eventfd");
@@ -64,7 +65,9 @@ static void done(struct source *source)
     if (!s)
         return;
     if (s->rk) {
+        kafka_flow_release(&s->flow, true);
         kafka_commit_last(source);
+        kafka_flow_set_queue(&s->flow, NULL);
         if (s->queue)
             rd_kafka_queue_destroy(s->queue);
         if (s->topic)
@@ -80,6 +83,7 @@ static void done(struct source *source)
     free(s->sent.list);
     free(s->barrier.list);
     free(s->committed.list);
+    kafka_flow_done(&s->flow);
     pthread_mutex_destroy(&s->lock);
     free(s->cluster);
     free(s->from);
@@ -211,6 +215,10 @@ static int make_consumer(struct source *source, struct error *err)
         s->check_every_ns = strtoull(number, NULL, 10) * CLOCK_MS;
     if (!s->check_every_ns || number[0] == '-')
         s->check_every_ns = 3600 * CLOCK_S;
+    if (kafka_flow_install(&s->flow, conf) < 0) {
+        rd_kafka_conf_destroy(conf);
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    }
     s->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
     if (!s->rk) {
         rd_kafka_conf_destroy(conf);
@@ -222,6 +230,7 @@ static int make_consumer(struct source *source, struct error *err)
     if (!s->queue || !s->topic)
         return error_set(err, ERROR_INVALID, "topic %s: %s", s->parameters.topic,
                          rd_kafka_err2str(rd_kafka_last_error()));
+    kafka_flow_set_queue(&s->flow, s->queue);
     rd_kafka_queue_io_event_enable(s->queue, s->event_fd, &one, sizeof one);
     return 0;
 }
@@ -338,6 +347,7 @@ static int deliver_batch(struct source *source, size_t n)
         bytes += s->batch[i]->err ? 0 : s->batch[i]->len;
         r = take(source, s->batch[i], &event);
     }
+    kafka_flow_taken(&s->flow, n, bytes);
     arena_add(&source->stats->bytes, bytes);
     if (arena_get(&source->stats->read) != read_before)
         source_end_batch(source);
@@ -385,12 +395,21 @@ static void rest(struct source *source)
         log_warn("event_source", LOG_STR("source", source->name), LOG_STR("error", strerror(errno)));
 }
 
+/* Answers must not be kept back while we wait for one. */
+static void look(struct source *source)
+{
+    struct kafka_source *s = source->state;
+    kafka_flow_release(&s->flow, true);
+    kafka_check(source);
+    kafka_flow_release(&s->flow, false);
+}
+
 /* 0, or SOURCE_STOPPED. */
 static int work(struct source *source)
 {
     struct kafka_source *s = source->state;
     if (s->check_ns <= clock_coarse_ns())
-        kafka_check(source);
+        look(source);
     kafka_commit(source);
     if (s->failed || source_stopping(source))
         return s->failed ? 0 : SOURCE_STOPPED;

@@ -9,6 +9,7 @@
 
 #include "common/buffer.h"
 #include "common/error.h"
+#include "worker/source/kafka_flow.h"
 #include "worker/source/kafka_parameters.h"
 #include "worker/source/kafka_partitions.h"
 
@@ -35,6 +36,7 @@ struct kafka_source {
     /* Thread: source */
     rd_kafka_t *rk; /* after the thread has ended: whoever frees the source */
     rd_kafka_queue_t *queue;
+    struct kafka_flow flow;
     rd_kafka_topic_t *topic;
     int event_fd;            /* readable when something came into the queue */
     uint64_t check_ns;       /* when the topic is looked at next */

@@ -8,7 +8,7 @@
 
 void kafka_log(const char *source, int level, const char *facility, const char *text)
 {
-    if (!strcmp(facility, "CONFWARN")) /* the same properties are for reading and for publishing */
+    if (!strcmp(facility, "CONFWARN") || !strcmp(facility, "AUTOCREATE"))
         return;
     if (level <= SYSLOG_WARNING)
         log_warn("kafka", LOG_STR("source", source), LOG_STR("facility", facility), LOG_STR("detail", text));

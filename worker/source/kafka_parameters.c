@@ -396,7 +396,7 @@ static int build(const struct kafka_parameters *p, const char *client, const cha
     return 0;
 }
 
-/* The queue's bounds keep the memory small: what is read ahead is worth some milliseconds. */
+/* The queue's bounds are for while the source pauses; else kafka_flow keeps it shorter. */
 int kafka_parameters_consumer(const struct kafka_parameters *parameters, const char *client,
                               const char *group, rd_kafka_conf_t **ret_conf, struct error *err)
 {
@@ -410,8 +410,8 @@ int kafka_parameters_consumer(const struct kafka_parameters *parameters, const c
         {"allow.auto.create.topics", "false"},
         {"message.max.bytes", "1000000"},
         {"queued.min.messages", "20000"},
-        {"queued.max.messages.kbytes", "8192"},
-        {"fetch.max.bytes", "4194304"},
+        {"queued.max.messages.kbytes", "6144"},
+        {"fetch.max.bytes", "1048576"},
         {"fetch.message.max.bytes", "1048576"},
     };
     return build(parameters, client, settings, sizeof settings / sizeof settings[0], ret_conf, err);

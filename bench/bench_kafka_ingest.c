@@ -1,0 +1,248 @@
+/* Reading a Kafka topic: 200 joins over 200,000 JSON events of 300 B in 16 partitions that are there already,
+ * from the moment that the partitions are read until the last join has fired in a committed checkpoint,
+ * against the floor: a process that takes the same topic's messages off librdkafka's queue
+ * (rd_kafka_consume_batch_queue, all settings as librdkafka has them) and drops them.
+ *
+ * From librdkafka's mock broker, whose one thread costs little; and from Apache Kafka, when the tests have
+ * it, whose JVM shares the cores with both. With BENCH_FULL also the worker's peak memory over 2,000,000
+ * events. */
+#include "bench/bench.h"
+
+#include <librdkafka/rdkafka.h>
+#include <librdkafka/rdkafka_mock.h>
+
+#include "tests/support/kafka_server.h"
+
+#define JOINS 200
+#define EVENTS 200000
+#define MANY 2000000
+#define PARTITIONS 16
+#define EVENT_BYTES 300
+#define TARGET_RATIO 0.70
+#define TOPIC "ingest"
+
+/* ---- the floor, in a process of its own ---- */
+
+static void quiet(const rd_kafka_t *rk, int level, const char *facility, const char *text)
+{
+    (void)rk, (void)level, (void)facility, (void)text;
+}
+
+/* Prints the seconds. */
+static void floor_main(int argc, char **argv)
+{
+    enum { BATCH = 1000 };
+    static rd_kafka_message_t *messages[BATCH];
+    if (argc != 4 || strcmp(argv[1], "--floor") != 0)
+        return;
+    size_t events = strtoul(argv[3], NULL, 10), n = 0;
+    char why[200];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    rd_kafka_conf_set(conf, "bootstrap.servers", argv[2], NULL, 0);
+    rd_kafka_conf_set(conf, "group.id", "floor", NULL, 0);
+    rd_kafka_conf_set(conf, "enable.auto.commit", "false", NULL, 0);
+    rd_kafka_conf_set_log_cb(conf, quiet);
+    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(PARTITIONS);
+    const struct rd_kafka_metadata *metadata;
+    rd_kafka_queue_t *queue = rd_kafka_queue_get_consumer(rk);
+    if (rd_kafka_metadata(rk, 1, NULL, &metadata, 10000))
+        exit(1);
+    rd_kafka_metadata_destroy(metadata);
+    for (int i = 0; i < PARTITIONS; i++)
+        rd_kafka_topic_partition_list_add(list, TOPIC, i)->offset = RD_KAFKA_OFFSET_BEGINNING;
+    uint64_t start = clock_now_ns();
+    rd_kafka_assign(rk, list);
+    while (n < events) {
+        ssize_t got = rd_kafka_consume_batch_queue(queue, 1000, messages, BATCH);
+        for (ssize_t i = 0; i < got; i++) {
+            n += !messages[i]->err;
+            rd_kafka_message_destroy(messages[i]);
+        }
+    }
+    printf("%f\n", bench_seconds(start, clock_now_ns()));
+    fflush(stdout);
+    _exit(0);
+}
+
+static double read_bare(const char *brokers, size_t events)
+{
+    char command[128], line[64] = "";
+    snprintf(command, sizeof command, "/proc/%d/exe --floor %s %zu", (int)getpid(), brokers, events);
+    FILE *pipe = popen(command, "r");
+    if (!pipe || !fgets(line, sizeof line, pipe) || pclose(pipe))
+        bench_fail("the floor has failed");
+    return strtod(line, NULL);
+}
+
+/* ---- events ---- */
+
+static void load(const char *brokers, size_t events)
+{
+    char time[CLOCK_ISO_MAX], text[EVENT_BYTES + 1], why[200];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    rd_kafka_conf_set(conf, "bootstrap.servers", brokers, NULL, 0);
+    rd_kafka_conf_set(conf, "linger.ms", "20", NULL, 0);
+    rd_kafka_conf_set(conf, "queue.buffering.max.messages", "100000", NULL, 0);
+    rd_kafka_conf_set_log_cb(conf, quiet);
+    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, why, sizeof why);
+    clock_iso(clock_unix_ns(), time);
+    for (size_t i = 0; rk && i < events; i++) {
+        int n = snprintf(text, sizeof text,
+                         "{\"specversion\":\"1.0\",\"id\":\"%032zx\",\"source\":\"urn:vm:%032zx\",\"type\":"
+                         "\"" BENCH_EVENT_TYPE "\",\"subject\":\"join%zu\",\"time\":\"%s\",\"data\":\"",
+                         i * 2654435761u, i, i % JOINS, time);
+        for (; n < EVENT_BYTES - 2; n++)
+            text[n] = 'x';
+        memcpy(text + n, "\"}", 3);
+        while (rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(TOPIC), RD_KAFKA_V_PARTITION((int)(i % PARTITIONS)),
+                                 RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+                                 RD_KAFKA_V_VALUE(text, EVENT_BYTES), RD_KAFKA_V_END))
+            rd_kafka_poll(rk, 10);
+    }
+    if (!rk || rd_kafka_flush(rk, 60000))
+        bench_fail("publishing has failed");
+    rd_kafka_destroy(rk);
+}
+
+/* ---- the worker ---- */
+
+struct result {
+    double seconds;
+    double cpu_seconds;
+    double rss_mib;
+    uint64_t commits;
+};
+
+static void store(struct bench *b, const char *brokers, size_t events)
+{
+    static unsigned n; /* a group that has committed nothing yet */
+    char id[24], context[64], json[512];
+    bench_store_workspace(b, "ingest");
+    snprintf(json, sizeof json,
+             "{\"name\":\"topic%u\",\"class\":\"KafkaEventSource\",\"parameters\":{\"broker_list\":[\"%s\"],"
+             "\"topic\":\"" TOPIC "\",\"auth_mode\":\"NONE\"}}",
+             n, brokers);
+    bench_do(b, "HSET ingest-event_sources topic%u %s", n++, json);
+    snprintf(context, sizeof context, "\"join\":%zu", events / JOINS);
+    for (unsigned i = 0; i < JOINS; i++) {
+        snprintf(id, sizeof id, "join%u", i);
+        bench_store_trigger(b, "ingest", id, id, "JOIN", context, "{\"name\":\"PASS\"}");
+    }
+    bench_drain(b->redis, JOINS);
+}
+
+static void verify(struct bench *b, const struct bench_worker *w, size_t events)
+{
+    char id[24];
+    if (bench_worker_read(w) != events || arena_get(&w->arena->worker.fired_committed) != JOINS)
+        bench_fail("%llu events read and %llu joins fired instead of %zu and %d",
+                   (unsigned long long)bench_worker_read(w),
+                   (unsigned long long)arena_get(&w->arena->worker.fired_committed), events, JOINS);
+    for (unsigned i = 0; i < JOINS; i++) {
+        snprintf(id, sizeof id, "join%u", i);
+        if (bench_counter(b, "ingest", id) != (long long)events / JOINS)
+            bench_fail("the counter of %s is %lld", id, bench_counter(b, "ingest", id));
+    }
+    if (bench_do(b, "HLEN ingest-dead_letters"))
+        bench_fail("there are dead letters");
+}
+
+static double cpu_of(const struct rusage *u)
+{
+    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
+           (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1e6;
+}
+
+static struct result run_worker(struct bench *b, const char *brokers, size_t events)
+{
+    struct bench_worker w;
+    struct result r;
+    store(b, brokers, events);
+    bench_worker_start(b, &w, "ingest", "");
+    uint64_t reading = bench_worker_await_reading(b, &w);
+    uint64_t end = bench_worker_await(b, &w, &w.arena->worker.fired_committed, JOINS, 500);
+    r.seconds = bench_seconds(reading, end);
+    bench_worker_await(b, &w, &w.arena->worker.committed_events, events, 500);
+    r.commits = arena_get(&w.arena->worker.commits);
+    verify(b, &w, events);
+    bench_worker_stop(b, &w);
+    r.cpu_seconds = cpu_of(&w.usage);
+    r.rss_mib = (double)w.usage.ru_maxrss / 1024;
+    return r;
+}
+
+static void report(struct bench *b, const char *broker, const char *brokers, size_t events)
+{
+    double rate[BENCH_MAX_RUNS], floor_rate[BENCH_MAX_RUNS], ratio[BENCH_MAX_RUNS], rss[BENCH_MAX_RUNS];
+    double cpu[BENCH_MAX_RUNS];
+    struct result r = {0};
+    size_t runs = bench_runs();
+    for (size_t i = 0; i < runs; i++) {
+        double floor_seconds = read_bare(brokers, events);
+        r = run_worker(b, brokers, events);
+        floor_seconds = (floor_seconds + read_bare(brokers, events)) / 2;
+        rate[i] = (double)events / r.seconds;
+        floor_rate[i] = (double)events / floor_seconds;
+        ratio[i] = floor_seconds / r.seconds;
+        rss[i] = r.rss_mib;
+        cpu[i] = r.cpu_seconds * 1e9 / (double)events;
+    }
+    printf("bench kafka_ingest broker=%s events=%zu partitions=%d joins=%d events_per_s=%.0f "
+           "floor_events_per_s=%.0f ratio=%.2f target=%.2f cpu_ns_per_event=%.0f rss_mib=%.1f commits=%llu\n",
+           broker, events, PARTITIONS, JOINS, bench_median(rate, runs), bench_median(floor_rate, runs),
+           bench_median(ratio, runs), TARGET_RATIO, bench_median(cpu, runs), bench_median(rss, runs),
+           (unsigned long long)r.commits);
+}
+
+static void with_mock(struct bench *b)
+{
+    char why[200];
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    rd_kafka_conf_set_log_cb(conf, quiet);
+    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, why, sizeof why);
+    rd_kafka_mock_cluster_t *mock = rk ? rd_kafka_mock_cluster_new(rk, 1) : NULL;
+    if (!mock || rd_kafka_mock_topic_create(mock, TOPIC, PARTITIONS, 1))
+        bench_fail("no mock broker");
+    const char *brokers = rd_kafka_mock_cluster_bootstraps(mock);
+    load(brokers, EVENTS);
+    report(b, "mock", brokers, EVENTS);
+    rd_kafka_mock_cluster_destroy(mock);
+    rd_kafka_destroy(rk);
+}
+
+static struct kafka_server kafka;
+
+static void end_kafka(void)
+{
+    kafka_server_done(&kafka);
+}
+
+static void with_kafka(struct bench *b)
+{
+    const char *why;
+    if (!kafka_server_available(&why)) {
+        printf("bench kafka_ingest broker=kafka skipped: %s\n", why);
+        return;
+    }
+    atexit(end_kafka);
+    if (kafka_server_run(&kafka) < 0 || kafka_server_create(&kafka, TOPIC, PARTITIONS, NULL) < 0)
+        bench_fail("the broker does not start");
+    load(kafka.brokers, EVENTS);
+    report(b, "kafka", kafka.brokers, EVENTS);
+    if (!getenv("BENCH_FULL"))
+        return;
+    load(kafka.brokers, MANY - EVENTS);
+    report(b, "kafka", kafka.brokers, MANY);
+}
+
+int main(int argc, char **argv)
+{
+    static struct bench b;
+    bench_worker_main(argc, argv);
+    floor_main(argc, argv);
+    bench_open(&b, "kafka_ingest", NULL);
+    with_mock(&b);
+    with_kafka(&b);
+    return 0;
+}
