@@ -226,7 +226,7 @@ static void with_kafka(struct bench *b)
         return;
     }
     atexit(end_kafka);
-    if (kafka_server_run(&kafka) < 0 || kafka_server_create(&kafka, TOPIC, PARTITIONS, NULL) < 0)
+    if (kafka_server_run(&kafka, 0) < 0 || kafka_server_create(&kafka, TOPIC, PARTITIONS, NULL) < 0)
         bench_fail("the broker does not start");
     load(kafka.brokers, EVENTS);
     report(b, "kafka", kafka.brokers, EVENTS);

@@ -4,18 +4,17 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <glob.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "tests/support/free_port.h"
 #include "tests/support/free_port.h"
 
 #define START_NS (90 * CLOCK_S)
@@ -64,7 +63,7 @@ static const char settings[] =
     "controller.listener.names=CONTROLLER\n"
     "inter.broker.listener.name=PLAINTEXT\n"
     "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,TLS:SSL,SASLTLS:SASL_SSL,SASL:SASL_PLAINTEXT,"
-    "CONTROLLER:PLAINTEXT\n"
+    "PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
     "ssl.keystore.type=PEM\n"
     "ssl.keystore.location=%1$s/server.pem\n"
     "ssl.endpoint.identification.algorithm=\n"
@@ -101,14 +100,14 @@ static int write_settings(const struct kafka_server *s)
         return complain(path, strerror(errno));
     fprintf(file, settings, s->dir, "org.apache.kafka.common.security");
     fprintf(file, "controller.quorum.voters=1@127.0.0.1:%d\n", s->port[KAFKA_CONTROLLER]);
-    fprintf(file,
-            "advertised.listeners=PLAINTEXT://127.0.0.1:%d,TLS://127.0.0.1:%d,SASLTLS://127.0.0.1:%d,"
-            "SASL://127.0.0.1:%d\n",
-            s->port[0], s->port[1], s->port[2], s->port[3]);
-    fprintf(file,
-            "listeners=PLAINTEXT://127.0.0.1:%d,TLS://127.0.0.1:%d,SASLTLS://127.0.0.1:%d,"
-            "SASL://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d\n",
-            s->port[0], s->port[1], s->port[2], s->port[3], s->port[4]);
+    static const char *const names[] = {"PLAINTEXT", "TLS", "SASLTLS", "SASL", "PROXIED", "CONTROLLER"};
+    for (int advertised = 0; advertised < 2; advertised++) {
+        fputs(advertised ? "advertised.listeners=" : "listeners=", file);
+        for (int i = 0; i < KAFKA_LISTENERS - advertised; i++)
+            fprintf(file, "%s%s://127.0.0.1:%d", i ? "," : "", names[i],
+                    advertised && i == KAFKA_PROXIED && s->proxy_port ? s->proxy_port : s->port[i]);
+        fputs("\n", file);
+    }
     return fclose(file) ? complain(path, strerror(errno)) : 0;
 }
 
@@ -162,11 +161,24 @@ static void silent_log(const rd_kafka_t *rk, int level, const char *facility, co
     (void)rk, (void)level, (void)facility, (void)text;
 }
 
+/* Counts what was not published, where the message's opaque is a counter. */
+static void see_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
+{
+    (void)rk, (void)opaque;
+    if ((!message->err && message->offset >= 0) || !message->_private)
+        return;
+    if (!(*(unsigned *)message->_private)++)
+        complain(rd_kafka_topic_name(message->rkt),
+                 message->err ? rd_kafka_err2str(message->err) : "taken for a duplicate");
+}
+
 static rd_kafka_t *client(struct kafka_server *s, rd_kafka_type_t type, const char *const options[][2])
 {
     char why[200] = "";
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     rd_kafka_conf_set_log_cb(conf, silent_log);
+    if (type == RD_KAFKA_PRODUCER)
+        rd_kafka_conf_set_dr_msg_cb(conf, see_delivery);
     rd_kafka_conf_set(conf, "bootstrap.servers", s->brokers, NULL, 0);
     rd_kafka_conf_set(conf, "reconnect.backoff.max.ms", "200", NULL, 0);
     for (int i = 0; options && options[i][0]; i++)
@@ -219,9 +231,10 @@ static int spawn(struct kafka_server *s)
     return complain("it does not start; see the log", s->dir);
 }
 
-int kafka_server_run(struct kafka_server *s)
+int kafka_server_run(struct kafka_server *s, int proxy_port)
 {
     memset(s, 0, sizeof *s);
+    s->proxy_port = proxy_port;
     snprintf(s->dir, sizeof s->dir, "/tmp/triggerflow-kafka-XXXXXX");
     if (!mkdtemp(s->dir)) {
         s->dir[0] = '\0';
@@ -275,6 +288,8 @@ void kafka_server_done(struct kafka_server *s)
 {
     if (s->admin)
         rd_kafka_destroy(s->admin);
+    if (s->member)
+        rd_kafka_destroy(s->member);
     kafka_server_kill(s);
     if (s->dir[0])
         (void)nftw(s->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
@@ -304,6 +319,19 @@ static int finish_admin(rd_kafka_queue_t *queue, const char *what)
     return code ? complain(what, rd_kafka_err2str(code)) : 0;
 }
 
+/* Whether every partition has a leader that answers. One that does not yet may take an idempotent producer's
+ * second batch before its first. */
+static bool is_led(struct kafka_server *s, const char *topic, int partitions)
+{
+    int64_t low, high;
+    if (kafka_server_partitions(s, topic) != partitions)
+        return false;
+    for (int i = 0; i < partitions; i++)
+        if (rd_kafka_query_watermark_offsets(admin(s), topic, i, &low, &high, 1000))
+            return false;
+    return true;
+}
+
 int kafka_server_create(struct kafka_server *s, const char *topic, int partitions, const char *const *with)
 {
     char why[200], name[64];
@@ -319,7 +347,7 @@ int kafka_server_create(struct kafka_server *s, const char *topic, int partition
     if (finish_admin(queue, topic) < 0)
         return -1;
     for (uint64_t end = clock_now_ns() + STOP_NS; clock_now_ns() < end; nap())
-        if (kafka_server_partitions(s, topic) == partitions)
+        if (is_led(s, topic, partitions))
             return 0;
     return complain(topic, "does not appear");
 }
@@ -381,19 +409,39 @@ int kafka_server_bounds(struct kafka_server *s, const char *topic, int partition
     return code ? complain(topic, rd_kafka_err2str(code)) : 0;
 }
 
-int64_t kafka_server_committed(struct kafka_server *s, const char *group, const char *topic, int partition)
+static rd_kafka_t *member(struct kafka_server *s, const char *group)
 {
     const char *const options[][2] = {{"group.id", group}, {NULL, NULL}};
-    rd_kafka_t *rk = client(s, RD_KAFKA_CONSUMER, options);
+    if (s->member && strcmp(s->group, group) != 0) {
+        rd_kafka_destroy(s->member);
+        s->member = NULL;
+    }
+    if (!s->member)
+        s->member = client(s, RD_KAFKA_CONSUMER, options);
+    snprintf(s->group, sizeof s->group, "%s", group);
+    return s->member;
+}
+
+int64_t kafka_server_committed(struct kafka_server *s, const char *group, const char *topic, int partition)
+{
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(list, topic, partition);
-    rd_kafka_resp_err_t code = rd_kafka_committed(rk, list, CALL_MS);
+    rd_kafka_resp_err_t code = rd_kafka_committed(member(s, group), list, CALL_MS);
     int64_t offset = list->elems[0].offset;
     rd_kafka_topic_partition_list_destroy(list);
-    rd_kafka_destroy(rk);
     if (code)
         complain(group, rd_kafka_err2str(code));
     return code || offset < 0 ? -1 : offset;
+}
+
+int kafka_server_commit(struct kafka_server *s, const char *group, const char *topic, int partition,
+                        int64_t offset)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, topic, partition)->offset = offset;
+    rd_kafka_resp_err_t code = rd_kafka_commit(member(s, group), list, false);
+    rd_kafka_topic_partition_list_destroy(list);
+    return code ? complain(group, rd_kafka_err2str(code)) : 0;
 }
 
 rd_kafka_t *kafka_server_producer(struct kafka_server *s, const char *transactional_id)
@@ -406,7 +454,7 @@ rd_kafka_t *kafka_server_producer(struct kafka_server *s, const char *transactio
     return client(s, RD_KAFKA_PRODUCER, options);
 }
 
-static int send_record(rd_kafka_t *rk, const char *topic, const struct kafka_record *r)
+static int send_record(rd_kafka_t *rk, const char *topic, const struct kafka_record *r, unsigned *failed)
 {
     rd_kafka_headers_t *headers = rd_kafka_headers_new(8);
     for (int i = 0; r->headers[i]; i += 2)
@@ -417,7 +465,7 @@ static int send_record(rd_kafka_t *rk, const char *topic, const struct kafka_rec
                 rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(r->partition),
                 RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_VALUE((void *)(uintptr_t)r->value, len),
                 RD_KAFKA_V_KEY(r->key, r->key ? strlen(r->key) : 0), RD_KAFKA_V_HEADERS(headers),
-                RD_KAFKA_V_END)) == RD_KAFKA_RESP_ERR__QUEUE_FULL)
+                RD_KAFKA_V_OPAQUE(failed), RD_KAFKA_V_END)) == RD_KAFKA_RESP_ERR__QUEUE_FULL)
         rd_kafka_poll(rk, 10);
     if (code)
         rd_kafka_headers_destroy(headers);
@@ -428,11 +476,16 @@ int kafka_server_publish(struct kafka_server *s, const char *topic, const struct
                          size_t n)
 {
     rd_kafka_t *rk = admin(s);
-    for (size_t i = 0; i < n; i++)
-        if (send_record(rk, topic, &records[i]) < 0)
-            return -1;
+    unsigned failed = 0;
+    for (size_t i = 0; i < n && !failed; i++)
+        failed += send_record(rk, topic, &records[i], &failed) < 0;
     rd_kafka_resp_err_t code = rd_kafka_flush(rk, CALL_MS);
-    return code ? complain(topic, rd_kafka_err2str(code)) : 0;
+    if (code) { /* none of them may come back to the counter */
+        rd_kafka_destroy(rk);
+        s->admin = NULL;
+        return complain(topic, rd_kafka_err2str(code));
+    }
+    return failed ? -1 : 0;
 }
 
 int kafka_server_read(struct kafka_server *s, const char *topic,

@@ -2,8 +2,9 @@
  * and what tests do with topics. It dies with the test. All but _available: 0, or -1 with the reason on
  * standard error. Thread: one at a time; start it from the test's main thread.
  *
- * Four listeners: plain; TLS; SASL over TLS, and over nothing, with the mechanisms PLAIN, SCRAM-SHA-256 and
- * SCRAM-SHA-512 for the user "alice" with the password "secret". The certificate is ca.pem in the folder. */
+ * Listeners: plain; TLS; SASL over TLS, and over nothing, with the mechanisms PLAIN, SCRAM-SHA-256 and
+ * SCRAM-SHA-512 for the user "alice" with the password "secret"; and a plain one that names a proxy's port to
+ * its clients. The certificate is ca.pem in the folder. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,20 +13,24 @@
 #include <sys/types.h>
 #include <librdkafka/rdkafka.h>
 
-enum { KAFKA_PLAIN, KAFKA_TLS, KAFKA_SASL_TLS, KAFKA_SASL, KAFKA_CONTROLLER, KAFKA_LISTENERS };
+enum { KAFKA_PLAIN, KAFKA_TLS, KAFKA_SASL_TLS, KAFKA_SASL, KAFKA_PROXIED, KAFKA_CONTROLLER, KAFKA_LISTENERS };
 
 struct kafka_server {
     pid_t pid; /* 0: not running */
     int port[KAFKA_LISTENERS];
     char dir[64];
-    char brokers[32];  /* of the plain listener, as host:port */
-    rd_kafka_t *admin; /* a producer, made when needed */
+    char brokers[32]; /* of the plain listener, as host:port */
+    int proxy_port;
+    rd_kafka_t *admin;  /* a producer, made when needed */
+    rd_kafka_t *member; /* of the group asked for last */
+    char group[64];
 };
 
 /* Whether the tests can have one; else *ret_why says why not. */
 bool kafka_server_available(const char **ret_why);
 
-int kafka_server_run(struct kafka_server *server);
+/* proxy_port: that clients of KAFKA_PROXIED are to connect to; 0: none. */
+int kafka_server_run(struct kafka_server *server, int proxy_port);
 void kafka_server_stop(struct kafka_server *server);   /* SIGTERM, and waits */
 void kafka_server_kill(struct kafka_server *server);   /* SIGKILL, and waits */
 int kafka_server_restart(struct kafka_server *server); /* stops if it runs; the same ports and folder */
@@ -50,6 +55,10 @@ int kafka_server_bounds(struct kafka_server *server, const char *topic, int part
 /* The offset that a group has committed; -1: none. */
 int64_t kafka_server_committed(struct kafka_server *server, const char *group, const char *topic,
                                int partition);
+
+/* Commits it, as another program's consumer. */
+int kafka_server_commit(struct kafka_server *server, const char *group, const char *topic, int partition,
+                        int64_t offset);
 
 struct kafka_record {
     int partition; /* -1: by the key */
