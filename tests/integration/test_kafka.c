@@ -182,6 +182,7 @@ static void test_transactions(void **state)
                                            RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
                                            RD_KAFKA_V_VALUE(text, strlen(text)), RD_KAFKA_V_END),
                          0);
+        assert_int_equal(rd_kafka_flush(rk, 20000), 0);
         assert_null(i % 2 ? rd_kafka_abort_transaction(rk, 20000) : rd_kafka_commit_transaction(rk, 20000));
     }
     rd_kafka_destroy(rk);
@@ -405,8 +406,13 @@ static void test_emit(void **state)
     AWAIT_BED(bed, count_in(missing, &seen) >= 5);
     AWAIT_BED(bed, worker_bed_counter(bed, "came") == 1);
     AWAIT_BED(bed, workspace_count(&bed->workspace, "outbox") == 0);
-    assert_non_null(strstr(seen.value[0], "\"type\":\"new\""));
-    assert_non_null(strstr(seen.value[0], "\"subject\":\"a\""));
+    unsigned a = 0, b = 0;
+    for (unsigned i = 0; i < seen.n; i++) { /* in any order: the first attempts found no topic */
+        assert_non_null(strstr(seen.value[i], "\"type\":\"new\""));
+        a += strstr(seen.value[i], "\"subject\":\"a\"") != NULL;
+        b += strstr(seen.value[i], "\"subject\":\"b\"") != NULL;
+    }
+    assert_true(a == 3 && b == 2);
     worker_bed_stop(bed);
     assert_int_equal(worker_bed_counter(bed, "came"), 1);
 }
@@ -439,7 +445,7 @@ static void test_emit_too_large(void **state)
     worker_bed_stop(bed);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_consume, setup, teardown),
@@ -463,6 +469,8 @@ int main(void)
     }
     if (redis_server_run(&redis, NULL) < 0)
         return 1;
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     int failed = kafka_server_run(&kafka, 0);
     if (!failed)
         failed = cmocka_run_group_tests(tests, NULL, NULL);

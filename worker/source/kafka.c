@@ -14,6 +14,7 @@
 #include <string.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/buffer.h"
@@ -33,6 +34,7 @@
 
 #define LAG_EVERY CLOCK_S
 #define KEEP_SCRATCH (1u << 20)
+#define DESTROY_S 2
 
 /* --- parameters and position --- */
 
@@ -47,6 +49,9 @@ static int init(struct source *source, const struct json_value *parameters, stru
     s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->event_fd < 0)
         return error_set_errno(err, errno, "eventfd");
+    s->name = strdup(source->name);
+    if (!s->name)
+        return error_set(err, ERROR_MEMORY, "out of memory");
     return kafka_parameters_read(parameters, &s->parameters, err);
 }
 
@@ -59,21 +64,46 @@ static int check(const struct json_value *parameters, struct error *err)
     return 0;
 }
 
+static void *destroy_main(void *data)
+{
+    rd_kafka_destroy_flags(data, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+    return NULL;
+}
+
+/* librdkafka 2.0 may wait for ever for a thread of its own after a partition has gone (it counts a broker as
+ * still in use). That must not keep the worker: then it is left alone, with all that it may still look at.
+ * Returns whether it has ended. */
+static bool destroy_consumer(struct source *source)
+{
+    struct kafka_source *s = source->state;
+    struct error err;
+    struct timespec until;
+    unsigned long thread;
+    kafka_flow_release(&s->flow, true);
+    kafka_commit_last(source);
+    kafka_flow_set_queue(&s->flow, NULL);
+    if (s->queue)
+        rd_kafka_queue_destroy(s->queue);
+    if (s->topic)
+        rd_kafka_topic_destroy(s->topic);
+    if (worker_thread_start(&thread, destroy_main, s->rk, &err) < 0) {
+        destroy_main(s->rk);
+        return true;
+    }
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += DESTROY_S;
+    if (pthread_timedjoin_np(thread, NULL, &until) == 0)
+        return true;
+    pthread_detach(thread);
+    log_warn("kafka", LOG_STR("source", source->name), LOG_STR("detail", "librdkafka does not end"));
+    return false;
+}
+
 static void done(struct source *source)
 {
     struct kafka_source *s = source->state;
-    if (!s)
+    if (!s || (s->rk && !destroy_consumer(source)))
         return;
-    if (s->rk) {
-        kafka_flow_release(&s->flow, true);
-        kafka_commit_last(source);
-        kafka_flow_set_queue(&s->flow, NULL);
-        if (s->queue)
-            rd_kafka_queue_destroy(s->queue);
-        if (s->topic)
-            rd_kafka_topic_destroy(s->topic);
-        rd_kafka_destroy_flags(s->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
-    }
     if (s->event_fd >= 0)
         close(s->event_fd);
     buffer_done(&s->scratch);
@@ -87,6 +117,7 @@ static void done(struct source *source)
     pthread_mutex_destroy(&s->lock);
     free(s->cluster);
     free(s->from);
+    free(s->name);
     free(s);
 }
 
@@ -179,15 +210,14 @@ static void acknowledge(struct source *source)
 /* Thread: librdkafka's. */
 static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
-    const struct source *source = rd_kafka_opaque(rk);
-    kafka_log(source->name, level, facility, text);
+    const struct kafka_source *s = rd_kafka_opaque(rk);
+    kafka_log(s->name, level, facility, text);
 }
 
 /* Thread: source, while it takes messages off the queue. */
 static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
-    struct source *source = opaque;
-    struct kafka_source *s = source->state;
+    struct kafka_source *s = opaque;
     char fatal[160];
     if (code == RD_KAFKA_RESP_ERR__FATAL)
         code = (int)rd_kafka_fatal_error(rk, fatal, sizeof fatal);
@@ -207,7 +237,7 @@ static int make_consumer(struct source *source, struct error *err)
     snprintf(client, sizeof client, "triggerflow-%s", source->worker->workspace);
     if (kafka_parameters_consumer(&s->parameters, client, source->name, &conf, err) < 0)
         return -1;
-    rd_kafka_conf_set_opaque(conf, source);
+    rd_kafka_conf_set_opaque(conf, s);
     rd_kafka_conf_set_log_cb(conf, on_log);
     rd_kafka_conf_set_error_cb(conf, on_error);
     rd_kafka_conf_set_offset_commit_cb(conf, kafka_commit_done);

@@ -56,8 +56,7 @@ static rd_kafka_topic_partition_list_t *collect(struct kafka_source *s)
 void kafka_commit_done(rd_kafka_t *rk, rd_kafka_resp_err_t code, rd_kafka_topic_partition_list_t *offsets,
                        void *opaque)
 {
-    struct source *source = opaque;
-    struct kafka_source *s = source->state;
+    struct kafka_source *s = opaque;
     (void)rk;
     s->committing = false;
     for (int i = 0; offsets && i < offsets->cnt; i++) {
@@ -73,7 +72,7 @@ void kafka_commit_done(rd_kafka_t *rk, rd_kafka_resp_err_t code, rd_kafka_topic_
     }
     atomic_store(&s->commit_due, true);
     if (!s->commit_warned)
-        log_warn("kafka_group", LOG_STR("source", source->name), LOG_STR("error", rd_kafka_err2str(code)),
+        log_warn("kafka_group", LOG_STR("source", s->name), LOG_STR("error", rd_kafka_err2str(code)),
                  LOG_STR("detail", "the group's offsets do not follow; only lag tools look at them"));
     s->commit_warned = true;
 }

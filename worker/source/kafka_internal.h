@@ -25,6 +25,7 @@ struct kafka_offsets {
 };
 
 struct kafka_source {
+    char *name; /* of the source: librdkafka's threads may outlive it */
     struct kafka_parameters parameters;
     /* Requires: emit to change or from another thread than the source's; `assigned` and what follows it in a
      * partition, and `high`, are the source's thread's alone */

@@ -30,6 +30,7 @@
 #define CLOSE_NS CLOCK_S /* for librdkafka to give up what it has */
 #define CREATE_MS 10000
 #define KEEP_BODY (1u << 20)
+#define ALONE_FOR (30 * CLOCK_S) /* longer than the executor's longest pause before another attempt */
 
 struct kafka_sink {
     struct sink base;
@@ -43,6 +44,8 @@ struct kafka_sink {
     bool creating;
     bool broken; /* a fatal error: it needs another producer */
     bool warned;
+    uint64_t alone_ns;      /* until then, each event is sent by itself */
+    struct intent *lone;    /* the one that is on its way so */
     struct intent *waiting; /* for room in librdkafka's queue */
     struct intent **waiting_end;
     struct buffer body;
@@ -116,18 +119,29 @@ static bool is_final(rd_kafka_resp_err_t code)
            (kafka_topic_refused(code) && code != RD_KAFKA_RESP_ERR__AUTHENTICATION);
 }
 
+/* What is too large for the topic fails with the batch that librdkafka has put it into. So all of that is
+ * tried again, one by one, and what is then refused is too large by itself. */
+static bool is_in_bad_company(struct kafka_sink *s, const struct intent *intent, rd_kafka_resp_err_t code)
+{
+    if (code != RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && code != RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE)
+        return false;
+    s->alone_ns = clock_now_ns() + ALONE_FOR;
+    return intent != s->lone;
+}
+
 static void fail(struct kafka_sink *s, struct intent *intent, rd_kafka_resp_err_t code, size_t len)
 {
     struct error err;
+    bool final = is_final(code) && !is_in_bad_company(s, intent, code);
     if (is_missing(code))
         create_topic(s);
     if (code == RD_KAFKA_RESP_ERR__FATAL)
         s->broken = true;
-    error_set(&err, is_final(code) ? ERROR_REFUSED : ERROR_UNAVAILABLE, "topic %s: an event of %zu bytes: %s",
+    error_set(&err, final ? ERROR_REFUSED : ERROR_UNAVAILABLE, "topic %s: an event of %zu bytes: %s",
               s->parameters.topic, len, rd_kafka_err2str(code));
-    if (!is_final(code))
+    if (!final)
         warn(s, err.message);
-    finish(s, intent, is_final(code) ? EXECUTOR_GIVE_UP : EXECUTOR_RETRY, &err);
+    finish(s, intent, final ? EXECUTOR_GIVE_UP : EXECUTOR_RETRY, &err);
 }
 
 /* Called while reports are taken off the queue. A duplicate that the broker has recognised has no offset:
@@ -137,10 +151,12 @@ static void on_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void
     struct kafka_sink *s = opaque;
     struct intent *intent = message->_private;
     (void)rk;
-    if (message->err) {
+    if (message->err)
         fail(s, intent, message->err, message->len);
+    if (intent == s->lone)
+        s->lone = NULL;
+    if (message->err)
         return;
-    }
     if (message->offset < 0) {
         fail(s, intent, RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER, message->len);
         return;
@@ -216,14 +232,27 @@ static bool send_intent(struct kafka_sink *s, struct intent *intent)
         RD_KAFKA_V_END);
     if (code == RD_KAFKA_RESP_ERR__QUEUE_FULL)
         return false;
+    if (!code && clock_now_ns() < s->alone_ns)
+        s->lone = intent;
+    if (code == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE) /* by itself, as librdkafka says at once */
+        s->lone = intent;
     if (code)
         fail(s, intent, code, s->body.len);
+    if (code)
+        s->lone = NULL;
     return true;
+}
+
+/* Whether the next one can be sent now; if not, a report is to come. */
+static bool may_send(const struct kafka_sink *s)
+{
+    return s->rk && !s->broken && !s->lone &&
+           (clock_now_ns() >= s->alone_ns || rd_kafka_outq_len(s->rk) == 0);
 }
 
 static void pump(struct kafka_sink *s)
 {
-    while (s->waiting && s->rk && !s->broken) {
+    while (s->waiting && may_send(s)) {
         struct intent *intent = s->waiting;
         struct intent *next = intent->wait_next;
         s->waiting = next;
