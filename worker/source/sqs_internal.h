@@ -32,6 +32,9 @@
  *   after that, before the answer     nothing comes; the identity is kept until it is settled as above
  *   after the answer, before the      the same; SQS may still give out a copy it had not reached: for that
  *   identity has expired              identities outlive their deletion by redelivery_window
+ * Where the storage may still lose a commit for a while (worker->unsure_ns), deletions wait for so long, or
+ * twice.
+ *
  * A worker that is stopped aborts its long polls. What it had not delivered is made visible at once
  * (visibility 0), what it had delivered is deleted after the last commit, for at most RELEASE_TIMEOUT;
  * messages that were in an answer on its way become visible by themselves.
@@ -60,7 +63,7 @@ struct source;
 #define SQS_BACK_OFF_LONGEST (20 * CLOCK_S)
 #define SQS_DELETES 16 /* requests in flight */
 #define SQS_EXTENDS 4
-#define SQS_RELEASE_TIMEOUT (2 * CLOCK_S)
+#define SQS_RELEASE_TIMEOUT (2 * CLOCK_S) /* and unsure_ns, where that is */
 
 /* One ReceiveMessage at a time. */
 struct sqs_receive {
@@ -101,6 +104,9 @@ struct sqs_source {
     enum sqs_phase phase;
     struct aws_call *asking; /* URL or attributes */
     struct sqs_hand hand;
+    uint64_t safe_epoch;   /* up to it what was committed may be deleted */
+    uint64_t unsafe_epoch; /* and after safe_ns up to this one; 0: none waits */
+    uint64_t safe_ns;
     struct sqs_receive receives[SQS_RECEIVES_MAX];
     unsigned wanted;    /* receives in flight, at present */
     unsigned receiving; /* are */

@@ -23,6 +23,26 @@ static struct sqs_source *state_of(const struct source *source)
     return source->state;
 }
 
+/* --- what may be deleted --- */
+
+/* Notes what has been committed, and makes DUE what can no longer be lost from the storage. */
+static void note_committed(struct source *source, uint64_t now)
+{
+    struct sqs_source *s = state_of(source);
+    uint64_t committed = atomic_load(&s->committed_epoch);
+    if (s->unsafe_epoch && now >= s->safe_ns) {
+        s->safe_epoch = s->unsafe_epoch;
+        s->unsafe_epoch = 0;
+    }
+    if (committed > s->safe_epoch && !source->worker->unsure_ns)
+        s->safe_epoch = committed;
+    if (committed > s->safe_epoch && !s->unsafe_epoch) {
+        s->unsafe_epoch = committed;
+        s->safe_ns = now + source->worker->unsure_ns;
+    }
+    sqs_hand_committed(&s->hand, s->safe_epoch);
+}
+
 /* --- batches --- */
 
 static int start_batch(struct sqs_release *r, const char *operation, bool visibility, unsigned seconds,
@@ -236,8 +256,7 @@ static void start_extends(struct source *source, uint64_t now)
 
 void sqs_release_start(struct source *source, uint64_t now)
 {
-    struct sqs_source *s = state_of(source);
-    sqs_hand_committed(&s->hand, atomic_load(&s->committed_epoch));
+    note_committed(source, now);
     start_deletes(source, now);
     start_extends(source, now);
 }
@@ -249,8 +268,10 @@ uint64_t sqs_release_due(const struct source *source)
     const struct sqs_entry *e = sqs_hand_expiring(&s->hand);
     if (!s->queue.url)
         return at;
+    if (s->unsafe_epoch)
+        at = s->safe_ns;
     if (s->hand.count[SQS_DUE] && s->delete_failures && !s->deleting)
-        at = s->delete_not_before_ns;
+        at = s->delete_not_before_ns < at ? s->delete_not_before_ns : at;
     if (e && s->extending < SQS_EXTENDS) {
         uint64_t early = sqs_visibility_ns(s) / 2;
         uint64_t extend = e->visible_ns > early ? e->visible_ns - early : 0;
@@ -335,16 +356,18 @@ void sqs_release_held(struct source *source)
 void sqs_release_committed(struct source *source)
 {
     struct sqs_source *s = state_of(source);
-    uint64_t end = clock_now_ns() + SQS_RELEASE_TIMEOUT;
+    uint64_t end = clock_now_ns() + SQS_RELEASE_TIMEOUT + source->worker->unsure_ns;
     s->delete_failures = 0;
     s->delete_not_before_ns = 0;
     for (uint64_t now; (now = clock_now_ns()) < end && !s->delete_failures && s->phase == SQS_READ;) {
-        sqs_hand_committed(&s->hand, atomic_load(&s->committed_epoch));
+        note_committed(source, now);
         start_deletes(source, now);
-        if (!s->deleting)
+        bool waits = s->unsafe_epoch && s->hand.count[SQS_DELIVERED];
+        if (!s->deleting && !waits)
             return;
+        uint64_t until = waits && s->safe_ns < end ? s->safe_ns : end;
         struct pollfd fd = {.fd = fetch_pool_fd(s->queue.pool), .events = POLLIN};
-        poll(&fd, 1, (int)((end - now) / CLOCK_MS) + 1);
+        poll(&fd, 1, until > now ? (int)((until - now) / CLOCK_MS) + 1 : 0);
         fetch_pool_drive(s->queue.pool);
     }
 }
@@ -386,7 +409,7 @@ void sqs_settle(struct source *source, uint64_t quiet_ns)
         s->settled_epoch = consumed_restored(s->consumed);
         pthread_mutex_unlock(&source->emit);
     }
-    uint64_t epoch = s->unsettled ? 0 : sqs_hand_settled(&s->hand, atomic_load(&s->committed_epoch));
+    uint64_t epoch = s->unsettled ? 0 : sqs_hand_settled(&s->hand, s->safe_epoch);
     if (!epoch)
         return;
     pthread_mutex_lock(&source->emit);

@@ -1,0 +1,308 @@
+/* Consuming an SQS queue: 200 joins over a queue that is full already, from the first long poll until the
+ * last join has fired in a committed checkpoint, against the floor: a bare libcurl loop with the same number
+ * of receives in flight that deletes what it gets, signs nothing, and looks at nothing but receipt handles.
+ * Both against a server in this process (fake_sqs.h), which is fast: the real ones that can be had here are
+ * slower than either. Every run has messages of its own, as they are gone afterwards. Also what an idle
+ * source costs, and the worker's peak memory (with BENCH_FULL over 2,000,000 messages). */
+#include "bench/bench.h"
+
+#include <curl/curl.h>
+
+#include "tests/support/fake_sqs.h"
+
+#define JOINS 200
+#define EVENTS 100000
+#define MANY_EVENTS 2000000
+#define RECEIVES 8
+#define IDLE_S 3
+#define TARGET_RATIO 0.90
+
+/* ---- messages of about 300 bytes ---- */
+
+static struct fake_sqs *fill(size_t events)
+{
+    char time[CLOCK_ISO_MAX], text[512];
+    struct fake_sqs *queue = fake_sqs_start(false, 30);
+    if (!queue)
+        bench_fail("no server");
+    clock_iso(clock_unix_ns(), time);
+    for (size_t i = 0; i < events; i++) {
+        int len = snprintf(
+            text, sizeof text,
+            "{\"specversion\":\"1.0\",\"id\":\"%08zx-7d3c-4a1b-9c5e-%012zx\",\"source\":\"urn:bench:"
+            "publisher\","
+            "\"type\":\"" BENCH_EVENT_TYPE "\",\"subject\":\"join%zu\",\"time\":\"%s\",\"datacontenttype\":"
+            "\"application/json\",\"data\":{\"result\":%zu,\"text\":\"some words of a function that has "
+            "ended\"}}",
+            i, i * 2654435761u, i % JOINS, time, i);
+        fake_sqs_put(queue, text, (size_t)len, "");
+    }
+    return queue;
+}
+
+/* ---- the floor ---- */
+
+struct bare {
+    CURLM *multi;
+    char url[64];
+    struct curl_slist *receive, *delete;
+    size_t left; /* messages to be deleted yet */
+};
+
+struct transfer {
+    struct bare *bare;
+    CURL *easy;
+    bool deletes;
+    size_t n;
+    struct buffer answer, body;
+};
+
+static size_t on_body(char *data, size_t size, size_t n, void *to)
+{
+    buffer_append(to, data, size * n);
+    return size * n;
+}
+
+static void begin(struct transfer *t)
+{
+    curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, t->deletes ? t->bare->delete : t->bare->receive);
+    curl_easy_setopt(t->easy, CURLOPT_POSTFIELDSIZE, (long)t->body.len);
+    curl_easy_setopt(t->easy, CURLOPT_POSTFIELDS, buffer_text(&t->body));
+    buffer_reset(&t->answer, 1 << 20);
+    curl_multi_add_handle(t->bare->multi, t->easy);
+}
+
+static void ask(struct transfer *t)
+{
+    t->deletes = false;
+    buffer_reset(&t->body, 1 << 20);
+    buffer_append_text(&t->body, "{\"QueueUrl\":\"http://fake/1/queue\",\"MaxNumberOfMessages\":10,"
+                                 "\"WaitTimeSeconds\":20,\"VisibilityTimeout\":30}");
+    begin(t);
+}
+
+/* Deletes what `from` has got. */
+static void delete_all(struct transfer *t, struct transfer *from)
+{
+    static const char mark[] = "\"ReceiptHandle\":\"";
+    t->deletes = true;
+    t->n = 0;
+    buffer_reset(&t->body, 1 << 20);
+    buffer_append_text(&t->body, "{\"QueueUrl\":\"http://fake/1/queue\",\"Entries\":[");
+    for (const char *at = buffer_text(&from->answer); (at = strstr(at, mark)); at++) {
+        const char *receipt = at + sizeof mark - 1;
+        buffer_printf(&t->body, "%s{\"Id\":\"%zu\",\"ReceiptHandle\":\"%.*s\"}", t->n ? "," : "", t->n,
+                      (int)strcspn(receipt, "\""), receipt);
+        t->n++;
+    }
+    buffer_append_text(&t->body, "]}");
+    begin(t);
+}
+
+static struct transfer *transfer_new(struct bare *bare)
+{
+    struct transfer *t = calloc(1, sizeof *t);
+    if (!t || !(t->easy = curl_easy_init()))
+        bench_fail("the floor: out of memory");
+    t->bare = bare;
+    curl_easy_setopt(t->easy, CURLOPT_URL, bare->url);
+    curl_easy_setopt(t->easy, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(t->easy, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(t->easy, CURLOPT_WRITEDATA, &t->answer);
+    curl_easy_setopt(t->easy, CURLOPT_PRIVATE, t);
+    return t;
+}
+
+static void transfer_free(struct transfer *t)
+{
+    curl_multi_remove_handle(t->bare->multi, t->easy);
+    curl_easy_cleanup(t->easy);
+    buffer_done(&t->answer);
+    buffer_done(&t->body);
+    free(t);
+}
+
+/* A receive's answer: its transfer deletes, and another one asks in its place. */
+static void take_answer(struct transfer *t, struct transfer **spare, size_t *n_spare)
+{
+    struct bare *bare = t->bare;
+    curl_multi_remove_handle(bare->multi, t->easy);
+    if (t->deletes) {
+        bare->left -= t->n;
+        spare[(*n_spare)++] = t;
+        return;
+    }
+    if (*n_spare == 0)
+        bench_fail("the floor: deletions do not end");
+    delete_all(spare[--*n_spare], t);
+    ask(t);
+}
+
+static double drain_bare(struct fake_sqs *queue, size_t events)
+{
+    struct transfer *all[RECEIVES * 4], *spare[RECEIVES * 4];
+    struct bare bare = {.multi = curl_multi_init(), .left = events};
+    size_t n_spare = 0;
+    int running;
+    snprintf(bare.url, sizeof bare.url, "http://127.0.0.1:%d/", fake_sqs_port(queue));
+    bare.receive = curl_slist_append(NULL, "X-Amz-Target: AmazonSQS.ReceiveMessage");
+    bare.delete = curl_slist_append(NULL, "X-Amz-Target: AmazonSQS.DeleteMessageBatch");
+    curl_multi_setopt(bare.multi, CURLMOPT_MAXCONNECTS, 64L);
+    for (size_t i = 0; i < RECEIVES * 4; i++)
+        all[i] = transfer_new(&bare);
+    uint64_t start = clock_now_ns();
+    for (size_t i = 0; i < RECEIVES * 4; i++)
+        if (i < RECEIVES)
+            ask(all[i]);
+        else
+            spare[n_spare++] = all[i];
+    while (bare.left) {
+        CURLMsg *message;
+        int queued;
+        curl_multi_perform(bare.multi, &running);
+        while ((message = curl_multi_info_read(bare.multi, &queued))) {
+            struct transfer *t;
+            if (message->data.result != CURLE_OK)
+                bench_fail("the floor: %s", curl_easy_strerror(message->data.result));
+            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&t);
+            take_answer(t, spare, &n_spare);
+        }
+        if (bare.left)
+            curl_multi_poll(bare.multi, NULL, 0, 1000, NULL);
+    }
+    double seconds = bench_seconds(start, clock_now_ns());
+    for (size_t i = 0; i < RECEIVES * 4; i++)
+        transfer_free(all[i]);
+    curl_multi_cleanup(bare.multi);
+    curl_slist_free_all(bare.receive);
+    curl_slist_free_all(bare.delete);
+    return seconds;
+}
+
+/* ---- the worker ---- */
+
+struct result {
+    double seconds;
+    double cpu_seconds;
+    double idle_cpu_ms; /* in a second */
+    double rss_mib;
+    uint64_t commits;
+};
+
+static void store(struct bench *b, const struct fake_sqs *queue, size_t events)
+{
+    char id[24], context[64], json[512];
+    bench_store_workspace(b, "ingest");
+    snprintf(json, sizeof json,
+             "{\"name\":\"queue\",\"class\":\"SQSEventSource\",\"parameters\":{\"access_key_id\":\"a\","
+             "\"secret_access_key\":\"s\",\"region\":\"eu-west-1\",\"queue\":\"queue\",\"endpoint\":"
+             "\"http://127.0.0.1:%d\",\"receives\":%d}}",
+             fake_sqs_port(queue), RECEIVES);
+    bench_do(b, "HSET ingest-event_sources queue %s", json);
+    for (unsigned i = 0; i < JOINS; i++) {
+        snprintf(id, sizeof id, "join%u", i);
+        snprintf(context, sizeof context, "\"join\":%zu", events / JOINS);
+        bench_store_trigger(b, "ingest", id, id, "JOIN", context, "{\"name\":\"PASS\"}");
+    }
+    bench_drain(b->redis, JOINS);
+}
+
+/* Processor time of the process until now, in milliseconds. */
+static double cpu_ms(pid_t pid)
+{
+    char path[40], text[512];
+    unsigned long user = 0, system_time = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (!file || !fgets(text, sizeof text, file))
+        bench_fail("%s: %s", path, strerror(errno));
+    fclose(file);
+    sscanf(strrchr(text, ')') + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+           &system_time);
+    return (double)(user + system_time) * 1000 / (double)sysconf(_SC_CLK_TCK);
+}
+
+static void verify(struct bench *b, const struct bench_worker *w, size_t events)
+{
+    char id[24];
+    if (bench_worker_read(w) != events || arena_get(&w->arena->worker.fired_committed) != JOINS)
+        bench_fail("%llu events read and %llu joins fired instead of %zu and %d",
+                   (unsigned long long)bench_worker_read(w),
+                   (unsigned long long)arena_get(&w->arena->worker.fired_committed), events, JOINS);
+    for (unsigned i = 0; i < JOINS; i++) {
+        snprintf(id, sizeof id, "join%u", i);
+        if (bench_counter(b, "ingest", id) != (long long)events / JOINS)
+            bench_fail("the counter of %s is %lld", id, bench_counter(b, "ingest", id));
+    }
+    if (bench_do(b, "HLEN ingest-dead_letters"))
+        bench_fail("there are dead letters");
+}
+
+static struct result run_worker(struct bench *b, struct fake_sqs *queue, size_t events)
+{
+    struct bench_worker w;
+    struct result r = {0};
+    store(b, queue, events);
+    bench_worker_start(b, &w, "ingest", "");
+    uint64_t reading = bench_worker_await_reading(b, &w);
+    uint64_t end = bench_worker_await(b, &w, &w.arena->worker.fired_committed, JOINS, 500);
+    r.seconds = bench_seconds(reading, end);
+    bench_worker_await(b, &w, &w.arena->worker.committed_events, events, 500);
+    r.commits = arena_get(&w.arena->worker.commits);
+    uint64_t start = clock_now_ns();
+    while (fake_sqs_left(queue) > 0) {
+        bench_nap_us(1000);
+        bench_check_deadline(start, "the last deletion");
+    }
+    verify(b, &w, events);
+    double before = cpu_ms(w.pid);
+    bench_nap_us(IDLE_S * 1000000);
+    r.idle_cpu_ms = (cpu_ms(w.pid) - before) / IDLE_S;
+    bench_worker_stop(b, &w);
+    r.cpu_seconds = (double)(w.usage.ru_utime.tv_sec + w.usage.ru_stime.tv_sec) +
+                    (double)(w.usage.ru_utime.tv_usec + w.usage.ru_stime.tv_usec) / 1e6;
+    r.rss_mib = (double)w.usage.ru_maxrss / 1024;
+    return r;
+}
+
+static void report(struct bench *b, const char *what, size_t events, size_t runs, bool with_floor)
+{
+    double rate[BENCH_MAX_RUNS], floor_rate[BENCH_MAX_RUNS], ratio[BENCH_MAX_RUNS], rss[BENCH_MAX_RUNS];
+    double cpu[BENCH_MAX_RUNS], idle[BENCH_MAX_RUNS];
+    struct result r = {0};
+    for (size_t i = 0; i < runs; i++) {
+        double floor_seconds = 0;
+        struct fake_sqs *queue;
+        if (with_floor) {
+            queue = fill(events);
+            floor_seconds = drain_bare(queue, events);
+            fake_sqs_stop(queue);
+        }
+        queue = fill(events);
+        r = run_worker(b, queue, events);
+        fake_sqs_stop(queue);
+        rate[i] = (double)events / r.seconds;
+        floor_rate[i] = with_floor ? (double)events / floor_seconds : 0;
+        ratio[i] = with_floor ? floor_seconds / r.seconds : 0;
+        rss[i] = r.rss_mib;
+        cpu[i] = r.cpu_seconds * 1e9 / (double)events;
+        idle[i] = r.idle_cpu_ms;
+    }
+    printf(
+        "bench sqs_ingest what=%s events=%zu joins=%d receives=%d events_per_s=%.0f floor_events_per_s=%.0f "
+        "ratio=%.2f target=%.2f cpu_ns_per_event=%.0f idle_cpu_ms_per_s=%.1f rss_mib=%.1f commits=%llu\n",
+        what, events, JOINS, RECEIVES, bench_median(rate, runs), bench_median(floor_rate, runs),
+        bench_median(ratio, runs), with_floor ? TARGET_RATIO : 0, bench_median(cpu, runs),
+        bench_median(idle, runs), bench_median(rss, runs), (unsigned long long)r.commits);
+}
+
+int main(int argc, char **argv)
+{
+    static struct bench b;
+    bench_worker_main(argc, argv);
+    bench_open(&b, "sqs_ingest", NULL);
+    report(&b, "from_first_read", EVENTS, bench_runs(), true);
+    if (getenv("BENCH_FULL"))
+        report(&b, "many", MANY_EVENTS, 1, false);
+    return 0;
+}
