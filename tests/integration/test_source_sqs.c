@@ -1,0 +1,376 @@
+/* The real triggerflow-worker against an SQS queue that fails on demand (fake_sqs.h), and against moto, which
+ * keeps the order of FIFO groups. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "tests/support/fake_sqs.h"
+#include "tests/support/sqs_server.h"
+#include "tests/support/worker_bed.h"
+
+#define PASS "{\"name\":\"PASS\"}"
+#define NEVER "{\"join\":1000000}"
+
+static struct redis_server redis;
+static struct fake_sqs *queue;
+
+static void source(const struct worker_bed *bed, const char *name, int port, const char *of, const char *more)
+{
+    char document[640];
+    snprintf(document, sizeof document,
+             "{\"name\":\"%s\",\"class\":\"SQSEventSource\",\"parameters\":{\"access_key_id\":\"AKID\","
+             "\"secret_access_key\":\"the-secret\",\"region\":\"us-east-1\",\"queue\":\"%s\","
+             "\"endpoint\":\"http://127.0.0.1:%d\",\"wait_seconds\":1%s}}",
+             name, of, port, more);
+    assert_int_equal(workspace_put_source(&bed->workspace, name, document), 0);
+}
+
+static struct worker_bed *make_bed(void)
+{
+    struct worker_bed *bed = worker_bed_new(&redis);
+    assert_int_equal(workspace_delete_source(&bed->workspace, "in"), 0);
+    worker_bed_trigger(bed, "count", "JOIN", NEVER, PASS, "t", "s");
+    return bed;
+}
+
+static int setup(void **state)
+{
+    queue = fake_sqs_start(false, 30);
+    if (!queue)
+        return -1;
+    struct worker_bed *bed = make_bed();
+    source(bed, "sqs", fake_sqs_port(queue), "events", "");
+    *state = bed;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    worker_bed_free(*state);
+    fake_sqs_stop(queue);
+    return 0;
+}
+
+static void put(unsigned first, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        char body[160];
+        int len = snprintf(body, sizeof body,
+                           "{\"specversion\":\"1.0\",\"id\":\"%u\",\"source\":\"urn:test\",\"type\":\"t\","
+                           "\"subject\":\"s\",\"data\":%u}",
+                           first + i, first + i);
+        fake_sqs_put(queue, body, (size_t)len, "");
+    }
+}
+
+/* All are counted once and deleted. */
+static void finish(struct worker_bed *bed, unsigned n)
+{
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") >= n);
+    AWAIT_BED(bed, fake_sqs_left(queue) == 0);
+    worker_bed_stop(bed);
+    assert_int_equal(worker_bed_counter(bed, "count"), n);
+    assert_false(worker_bed_logged(bed, "the-secret"));
+}
+
+/* --- deleting --- */
+
+static void test_partial_failures(void **state)
+{
+    struct worker_bed *bed = *state;
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.delete_entries = 31});
+    put(0, 60);
+    worker_bed_up(bed);
+    finish(bed, 60);
+    assert_int_equal(fake_sqs_counts(queue).delete_failures, 16);
+}
+
+/* Their receipt handles are void: they come again, are dropped, and deleted with the new ones. */
+static void test_void_receipts(void **state)
+{
+    struct worker_bed *bed = *state;
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.lose_receipts = 15});
+    put(0, 30);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 30);
+    AWAIT_BED(bed, fake_sqs_left(queue) == 15 && fake_sqs_counts(queue).deleted == 15);
+    fake_sqs_expire(queue);
+    finish(bed, 30);
+}
+
+/* Deletions that are late: everything comes again before it is deleted, also to another life. */
+static void test_late_deletions(void **state)
+{
+    struct worker_bed *bed = *state;
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.lose_receipts = 1000000});
+    put(0, 50);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 50);
+    fake_sqs_expire(queue);
+    put(50, 10);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 60);
+    process_kill(&bed->worker, SIGKILL);
+    fake_sqs_set(queue, &(struct fake_sqs_faults){0});
+    fake_sqs_expire(queue);
+    put(60, 10);
+    worker_bed_up(bed);
+    finish(bed, 70);
+}
+
+/* --- failures of the service --- */
+
+static void test_throttled(void **state)
+{
+    struct worker_bed *bed = *state;
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.throttle = 6, .unavailable = 3});
+    put(0, 40);
+    worker_bed_up(bed);
+    finish(bed, 40);
+    assert_true(worker_bed_logged(bed, "ThrottlingException (400): on demand"));
+}
+
+/* Requests were carried out, and nobody has heard of it. */
+static void test_lost_answers(void **state)
+{
+    struct worker_bed *bed = *state;
+    put(0, 100);
+    worker_bed_up(bed);
+    for (unsigned i = 0; i < 5; i++) {
+        fake_sqs_set(queue, &(struct fake_sqs_faults){.lose_answers = 4});
+        put(100 + i * 20, 20);
+        AWAIT_BED(bed, (fake_sqs_expire(queue), worker_bed_counter(bed, "count") >= 120 + 20 * i));
+    }
+    fake_sqs_set(queue, &(struct fake_sqs_faults){0});
+    AWAIT_BED(bed, (fake_sqs_expire(queue), fake_sqs_left(queue) == 0));
+    finish(bed, 200);
+}
+
+static void test_queue_gone(void **state)
+{
+    struct worker_bed *bed = *state;
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.gone = true});
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_logged(bed, "queue events does not exist"));
+    put(0, 20);
+    fake_sqs_set(queue, &(struct fake_sqs_faults){0});
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 20);
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.gone = true});
+    AWAIT_BED(bed, process_log_count(&bed->worker, "queue events does not exist") > 1);
+    put(20, 20);
+    fake_sqs_set(queue, &(struct fake_sqs_faults){0});
+    finish(bed, 40);
+}
+
+static void test_refused(void **state)
+{
+    struct worker_bed *bed = *state;
+    put(0, 5);
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.refused_code = "InvalidSignatureException"});
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_logged(bed, "InvalidSignatureException: the secret access key is wrong"));
+    assert_true(worker_bed_logged(bed, "source=sqs state=unavailable"));
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.refuse_attributes = true});
+    finish(bed, 5);
+}
+
+/* --- visibility --- */
+
+/* The storage hangs: what is in hand stays invisible, and nothing comes twice. */
+static void test_extended(void **state)
+{
+    struct worker_bed *bed = *state;
+    source(bed, "sqs", fake_sqs_port(queue), "events", ",\"visibility_timeout\":2");
+    worker_bed_up(bed);
+    put(0, 5);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 5);
+    kill(redis.pid, SIGSTOP);
+    put(5, 30);
+    WAIT(fake_sqs_counts(queue).extended >= 60);
+    kill(redis.pid, SIGCONT);
+    finish(bed, 35);
+    assert_int_equal(fake_sqs_counts(queue).received, 35);
+}
+
+/* What waits to be delivered when the worker is stopped is for others at once. */
+static void test_let_go(void **state)
+{
+    struct worker_bed *bed = *state;
+    static const char unwanted[] = "{\"specversion\":\"1.0\",\"id\":\"x\",\"source\":\"urn:test\",\"type\":"
+                                   "\"nobody\",\"subject\":\"s\"}";
+    worker_bed_up(bed);
+    put(0, 5);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 5);
+    AWAIT_BED(bed, fake_sqs_left(queue) == 0);
+    kill(redis.pid, SIGSTOP); /* so that the triggers cannot be read again */
+    fake_sqs_put(queue, unwanted, sizeof unwanted - 1, "");
+    WAIT(fake_sqs_in_flight(queue) == 1);
+    kill(bed->worker.pid, SIGTERM);
+    WAIT(fake_sqs_counts(queue).released == 1);
+    kill(redis.pid, SIGCONT);
+    assert_int_equal(worker_bed_end(bed), 0);
+    fake_sqs_expire(queue);
+    assert_int_equal(fake_sqs_left(queue), 1);
+    assert_int_equal(fake_sqs_in_flight(queue), 0);
+}
+
+/* --- messages --- */
+
+static void test_lambda_record(void **state)
+{
+    struct worker_bed *bed = *state;
+    static const char record[] = "{\"version\":\"1.0\",\"timestamp\":\"2020-10-20T13:00:00.000Z\","
+                                 "\"requestContext\":{\"requestId\":\"r\","
+                                 "\"functionArn\":\"f\",\"condition\":\"Success\"},\"responsePayload\":{\"__"
+                                 "TRIGGERFLOW_SUBJECT\":\"task\"}}";
+    worker_bed_trigger(bed, "lambda", "JOIN", NEVER, PASS, "lambda.success", "task");
+    fake_sqs_put(queue, record, sizeof record - 1, "");
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_counter(bed, "lambda") == 1);
+    AWAIT_BED(bed, fake_sqs_left(queue) == 0);
+    worker_bed_stop(bed);
+}
+
+/* --- publishing --- */
+
+static void publish_to(struct worker_bed *bed, const char *of)
+{
+    source(bed, "sqs", fake_sqs_port(queue), "events", "");
+    source(bed, "to", fake_sqs_port(queue), of, ",\"consume\":false");
+    worker_bed_trigger(bed, "emit", "TRUE", "{}",
+                       "{\"name\":\"EMIT\",\"event_source\":\"to\",\"event\":{\"type\":\"sent\"}}", "t", "s");
+}
+
+static void test_publish_fifo(void **state)
+{
+    struct worker_bed *bed = *state;
+    publish_to(bed, "to.fifo");
+    put(0, 200);
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.throttle = 2});
+    worker_bed_up(bed);
+    AWAIT_BED(bed, fake_sqs_sent(queue, 199) != NULL);
+    AWAIT_BED(bed, workspace_count(&bed->workspace, "outbox") == 0);
+    assert_null(fake_sqs_sent(queue, 200));
+    for (size_t i = 0; i < 200; i++) {
+        char data[32];
+        const char *sent = fake_sqs_sent(queue, i);
+        const char *key = strchr(sent, '|') + 1;
+        size_t key_len = strcspn(key, "|");
+        const char *id = strstr(sent, "\"id\":\"");
+        assert_memory_equal(sent, "s|", 2);
+        assert_non_null(id);
+        assert_memory_equal(id + 6, key, key_len); /* the event's id deduplicates */
+        snprintf(data, sizeof data, "\"data\":%zu}", i);
+        assert_non_null(strstr(sent, data)); /* in order */
+    }
+    finish(bed, 200);
+}
+
+static void test_publish_refused(void **state)
+{
+    struct worker_bed *bed = *state;
+    publish_to(bed, "to");
+    worker_bed_trigger(bed, "bad", "TRUE", "{}",
+                       "{\"name\":\"EMIT\",\"event_source\":\"to\",\"event\":{\"type\":\"refuse-me\"}}", "t",
+                       "s");
+    put(0, 10);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, fake_sqs_sent(queue, 9) != NULL);
+    AWAIT_BED(bed, workspace_dead_letters(&bed->workspace, "action_failed") == 10);
+    assert_null(fake_sqs_sent(queue, 10));
+    finish(bed, 10);
+}
+
+/* --- FIFO queues of moto --- */
+
+static void send_fifo(struct sqs_server *moto, unsigned from, unsigned n)
+{
+    for (unsigned i = from; i < from + n; i++) {
+        char body[160], group[8], key[16];
+        snprintf(group, sizeof group, "g%u", i % 3);
+        snprintf(key, sizeof key, "%u", i);
+        snprintf(body, sizeof body,
+                 "{\"specversion\":\"1.0\",\"id\":\"%u\",\"source\":\"urn:test\",\"type\":\"t\",\"subject\":"
+                 "\"%s\","
+                 "\"data\":%u}",
+                 i, group, i);
+        assert_int_equal(sqs_server_send(moto, "in.fifo", body, group, key), 0);
+    }
+}
+
+/* Whether all of n have come, each group's in their order; what a killed worker has published may come again.
+ */
+static bool in_order(const struct worker_bed *bed, unsigned n)
+{
+    bool seen[64] = {false};
+    long last[3] = {-1, -1, -1};
+    unsigned found = 0;
+    for (unsigned i = 0; worker_bed_entry(bed, "out", i, "id")[0]; i++) {
+        long at = strtol(worker_bed_entry(bed, "out", i, "data"), NULL, 10);
+        if (at < 0 || at >= n || (!seen[at] && at <= last[at % 3]))
+            return false;
+        found += !seen[at];
+        seen[at] = true;
+        last[at % 3] = at > last[at % 3] ? at : last[at % 3];
+    }
+    return found == n;
+}
+
+static void test_fifo(void **state)
+{
+    static struct sqs_server moto;
+    const char *why;
+    (void)state;
+    if (!sqs_server_available(SQS_SERVER_MOTO, &why)) {
+        printf("skipped: %s\n", why);
+        skip();
+    }
+    assert_int_equal(sqs_server_run(&moto, SQS_SERVER_MOTO), 0);
+    assert_int_equal(
+        sqs_server_create(&moto, "in.fifo", "\"FifoQueue\":\"true\",\"VisibilityTimeout\":\"30\"", NULL), 0);
+    struct worker_bed *bed = worker_bed_new(&redis);
+    assert_int_equal(workspace_delete_source(&bed->workspace, "in"), 0);
+    source(bed, "sqs", moto.port, "in.fifo", ",\"visibility_timeout\":1");
+    worker_bed_trigger(bed, "emit", "TRUE", "{}",
+                       "{\"name\":\"EMIT\",\"event_source\":\"out\",\"event\":{\"type\":\"sent\"}}", "t",
+                       "*");
+    send_fifo(&moto, 0, 30);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_entry(bed, "out", 5, "id")[0]);
+    process_kill(&bed->worker, SIGKILL);
+    send_fifo(&moto, 30, 15);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, sqs_server_waiting(&moto, "in.fifo") == 0 && sqs_server_in_flight(&moto, "in.fifo") == 0);
+    AWAIT_BED(bed, workspace_count(&bed->workspace, "outbox") == 0);
+    worker_bed_stop(bed);
+    assert_true(in_order(bed, 45));
+    worker_bed_free(bed);
+    sqs_server_done(&moto);
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        CASE(test_partial_failures), CASE(test_void_receipts), CASE(test_late_deletions),
+        CASE(test_throttled),        CASE(test_lost_answers),  CASE(test_queue_gone),
+        CASE(test_refused),          CASE(test_extended),      CASE(test_let_go),
+        CASE(test_lambda_record),    CASE(test_publish_fifo),  CASE(test_publish_refused),
+        cmocka_unit_test(test_fifo),
+    };
+    if (!redis_server_available()) {
+        puts("skipped: no redis-server");
+        return 0;
+    }
+    if (redis_server_run(&redis, (const char *[]){"--appendonly", "yes", "--appendfsync", "always", NULL}) <
+        0)
+        return 1;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    redis_server_done(&redis);
+    return failed;
+}
