@@ -432,7 +432,7 @@ static bool is_extension_name(const struct cloudevent_span *name)
 static bool is_string(const struct cloudevent_span *text)
 {
     const unsigned char *p = (const unsigned char *)text->text;
-    const unsigned char *end = p + text->len;
+    const unsigned char *end = text->len ? p + text->len : p; /* absent: NULL */
     for (; p < end; p++) {
         if (*p >= 0x20 && *p < 0x7f)
             continue;

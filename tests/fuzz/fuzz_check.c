@@ -9,6 +9,12 @@
 #include "common/buffer.h"
 #include "common/json.h"
 
+#define CONTEXT_OF(condition, action)                                                                      \
+    "{\"check\":\"test\",\"event\":{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"u\",\"type\":\"a\"," \
+    "\"subject\":\"s\",\"data\":[1]},\"trigger\":{\"id\":\"t\",\"condition\":{\"name\":\"" condition       \
+    "\"},\"action\":{\"name\":\"" action "\"},\"activation_events\":[{\"type\":\"a\",\"subject\":\"s\"}]," \
+    "\"context\":"
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void require(int holds)
@@ -35,11 +41,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
          "\"action\":{\"name\":\"EMIT\",\"event\":{\"type\":\"x\"}},\"activation_events\":[{\"type\":\"*\","
          "\"subject\":\"*\"}]},\"event\":",
          "}"},
+        {CONTEXT_OF("DAG_TASK_JOIN", "IBM_CF_INVOKE"), "}}"},
+        {CONTEXT_OF("TRUE", "AWS_LAMBDA_INVOKE"), "}}"},
+        {CONTEXT_OF("TRUE", "DAG_TASK_RETRY_HANDLER"), "}}"},
+        {CONTEXT_OF("FUNCTION_JOIN", "DAG_TASK_FAILURE_HANDLER"), "}}"},
+        {CONTEXT_OF("TRUE", "THROTTLE_IBMCF_FUNCTION"), "}}"},
     };
     BUFFER_AUTO request = BUFFER_INIT;
     BUFFER_AUTO out = BUFFER_INIT;
     struct json_value answer;
-    if (!size)
+    if (!size || memchr(data + 1, '\n', size - 1)) /* a request is one line */
         return 0;
     const char *const *frame = frames[data[0] % (sizeof frames / sizeof frames[0])];
     buffer_append_text(&request, frame[0]);
