@@ -12,6 +12,7 @@
 #include "common/buffer.h"
 #include "common/cloudevent.h"
 #include "common/error.h"
+#include "common/json.h"
 
 #define TIME "2020-10-20T13:00:00.000000Z"
 
@@ -272,6 +273,37 @@ static void test_cut_short(void **state)
     trigger_free(NULL);
 }
 
+/* A patch of a condition whose state owns memory: taken as a whole, or not at all. */
+static void test_patch_owned(void **state)
+{
+    (void)state;
+    static const char *const refused[] = {"{\"result\":7}", "{\"dependencies\":{\"a\":{\"join\":\"x\"}}}"};
+    struct trigger *t =
+        load("t", "{\"condition\":{\"name\":\"DAG_TASK_JOIN\"},\"action\":{\"name\":\"PASS\"},\"context\":{"
+                  "\"dependencies\":{\"a\":{\"join\":2,\"counter\":1}},\"result\":[\"one\"],\"x\":1},"
+                  "\"activation_events\":[]}");
+    struct json_value patch;
+    struct error err;
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(json_scan(refused[i], strlen(refused[i]), &patch, NULL), 0);
+        assert_int_equal(trigger_patch(t, &patch, &err), -1);
+        assert_int_equal(err.code, ERROR_INVALID);
+    }
+    static const char more[] = "{\"dependencies\":{\"a\":{\"join\":3},\"b\":{}},\"x\":null,\"y\":[2]}";
+    assert_int_equal(json_scan(more, sizeof more - 1, &patch, NULL), 0);
+    assert_int_equal(trigger_patch(t, &patch, &err), 0);
+    BUFFER_AUTO out = BUFFER_INIT;
+    trigger_write_context(t, &out);
+    assert_string_equal(
+        buffer_text(&out),
+        "{\"dependencies\":{\"a\":{\"join\":3,\"counter\":1},\"b\":{\"join\":-1,\"counter\":0}},"
+        "\"result\":[\"one\"],\"y\":[2]}");
+    out.len = 0;
+    trigger_write_settings(t, &out);
+    assert_string_equal(buffer_text(&out), "{\"y\":[2]}");
+    trigger_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,6 +311,7 @@ int main(void)
         cmocka_unit_test(test_write_little), cmocka_unit_test(test_same),
         cmocka_unit_test(test_identity),     cmocka_unit_test(test_refused),
         cmocka_unit_test(test_refused_ids),  cmocka_unit_test(test_cut_short),
+        cmocka_unit_test(test_patch_owned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
