@@ -31,6 +31,28 @@ static const char *const action_starts[] = {"committed", "immediate", NULL};
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
 static const char *const log_formats[] = {"logfmt", "json", NULL};
 
+/* Absolute paths with colons between them. */
+static int paths_check(const char *text, struct error *err)
+{
+    for (const char *at = text; *at; at += strspn(at, ":")) {
+        size_t len = strcspn(at, ":");
+        if (*at != '/')
+            return error_set(err, ERROR_INVALID, "'%.*s' is not an absolute path",
+                             (int)(len < CONFIG_SHOWN_MAX ? len : CONFIG_SHOWN_MAX), at);
+        at += len;
+    }
+    return 0;
+}
+
+static int uids_check(const char *text, struct error *err)
+{
+    uint32_t first, last;
+    return config_uids(text, &first, &last)
+               ? 0
+               : error_set(err, ERROR_INVALID, "'%.*s' is not FIRST-LAST, user ids from 1 to 4294967294",
+                           CONFIG_SHOWN_MAX, text);
+}
+
 #define AT(member) .offset = offsetof(struct config, member)
 
 const struct config_field config_fields[] = {
@@ -165,6 +187,17 @@ const struct config_field config_fields[] = {
      "Where to start reading for a workspace that another program has run: beginning, end or a position; "
      "empty: wait "
      "to be told."},
+    {"worker.exec_allow", TEXT, AT(exec_allow), "", 0, 0, "TRIGGERFLOW_EXEC_ALLOW",
+     "What the action EXEC may run: programs, and folders of programs, as absolute paths with colons between "
+     "them; empty: nothing.",
+     .check = paths_check},
+    {"worker.exec_uids", TEXT, AT(exec_uids), "", 0, 0, "TRIGGERFLOW_EXEC_UIDS",
+     "User ids for these programs, as FIRST-LAST: each that runs has one of its own. They must belong to "
+     "nobody "
+     "else. Needs a worker that runs as root, which runs no program without them; empty: the worker's own.",
+     .check = uids_check},
+    {"worker.exec_max_running", INTEGER, AT(exec_max_running), "32", 1, 1000, "TRIGGERFLOW_EXEC_MAX_RUNNING",
+     "Programs of a worker that run at a time; others wait."},
 
     {"log.level", CHOICE, AT(log_level), "info", 0, 0, "TRIGGERFLOW_LOG_LEVEL", "Least level that is logged.",
      .choices = log_levels},
@@ -173,6 +206,31 @@ const struct config_field config_fields[] = {
 };
 
 const size_t config_n_fields = sizeof config_fields / sizeof *config_fields;
+
+static bool read_uid(const char **at, uint32_t *ret_uid)
+{
+    char *end;
+    if (**at < '0' || **at > '9')
+        return false;
+    errno = 0;
+    unsigned long long n = strtoull(*at, &end, 10);
+    *at = end;
+    *ret_uid = (uint32_t)n;
+    return !errno && n > 0 && n < UINT32_MAX;
+}
+
+bool config_uids(const char *text, uint32_t *ret_first, uint32_t *ret_last)
+{
+    if (!read_uid(&text, ret_first))
+        return false;
+    *ret_last = *ret_first;
+    if (*text == '-') {
+        text++;
+        if (!read_uid(&text, ret_last))
+            return false;
+    }
+    return !*text && *ret_first <= *ret_last;
+}
 
 static const struct {
     const char *name;

@@ -70,6 +70,9 @@ struct config {
     bool exit_when_finished;
     int64_t finish_linger_ns; /* 2 s */
     char *adopt;              /* "", beginning, end or a position */
+    char *exec_allow;         /* "": none; absolute paths with colons between them */
+    char *exec_uids;          /* "": none; FIRST-LAST or one */
+    int64_t exec_max_running; /* 32 */
     /* log: */
     int log_level; /* enum log_level */
     enum config_log_format log_format;
@@ -90,6 +93,9 @@ int config_parse_yaml(const char *name, const char *text, size_t len, struct con
  * as strict as for a file; an absent path has its default. */
 void config_write_json(const struct config *config, struct buffer *out);
 int config_read_json(const char *json, size_t len, struct config *ret_config, struct error *err);
+
+/* Reads a range of user ids, FIRST-LAST or one alone. */
+bool config_uids(const char *text, uint32_t *ret_first, uint32_t *ret_last);
 
 /* A copy for another thread; freed with config_free (NULL is fine). NULL: see err. */
 struct config *config_copy(const struct config *config, struct error *err);

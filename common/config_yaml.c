@@ -10,7 +10,7 @@
 #include "common/error.h"
 
 #define PATH_MAX_BYTES 128 /* of a key path */
-#define FIELDS_MAX 64
+#define FIELDS_MAX 96
 
 /* A file being read. seen marks the fields, and the sections by the first field they contain (no two begin
  * with the same). */

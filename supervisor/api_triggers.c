@@ -5,9 +5,11 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/config.h"
 #include "common/error.h"
 #include "common/json.h"
 #include "supervisor/api_call.h"
+#include "supervisor/api_trigger.h"
 #include "supervisor/status.h"
 
 #define CHECK_BYTES \
@@ -142,6 +144,16 @@ static bool take_reasons(struct batch *batch, size_t from, size_t to, const stru
     return true;
 }
 
+/* What triggers may do on this machine goes with it. */
+static void begin_question(const struct api_call *call, struct buffer *question)
+{
+    const char *exec_allow = call->api->config->exec_allow;
+    buffer_append_text(question, "{\"check\":\"triggers\",\"permits\":{\"exec_allow\":");
+    buffer_append_json(question, exec_allow,
+                       utf8_valid(exec_allow, strlen(exec_allow)) ? strlen(exec_allow) : 0);
+    buffer_append_text(question, "},\"triggers\":[");
+}
+
 /* Asks about the next candidates, about CHECK_BYTES of them. False: answered. */
 static bool check_some(struct api_call *call, struct batch *batch, size_t *at)
 {
@@ -149,7 +161,7 @@ static bool check_some(struct api_call *call, struct batch *batch, size_t *at)
     BUFFER_AUTO answer = BUFFER_INIT;
     struct json_value results;
     size_t asked = 0, from = *at;
-    buffer_append_text(&question, "{\"check\":\"triggers\",\"triggers\":[");
+    begin_question(call, &question);
     for (; *at < batch->n && question.len < CHECK_BYTES; ++*at) {
         const struct candidate *c = &batch->all[*at];
         if (c->reason[0] != '\0')
@@ -321,7 +333,7 @@ static bool check_one(struct api_call *call, const struct buffer *document)
     BUFFER_AUTO reason = BUFFER_INIT;
     struct json_iter iter;
     struct json_value results, name, value = {.type = JSON_ABSENT};
-    buffer_append_text(&question, "{\"check\":\"triggers\",\"triggers\":[");
+    begin_question(call, &question);
     buffer_append(&question, document->data, document->len);
     buffer_append_text(&question, "]}");
     question.failed |= document->failed;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/arena.h"
+#include "common/config.h"
 #include "common/error.h"
 #include "common/json.h"
 #include "common/log.h"
@@ -12,6 +13,7 @@
 #include "worker/changes.h"
 #include "worker/executor.h"
 #include "worker/keys.h"
+#include "worker/permit.h"
 #include "worker/report.h"
 #include "worker/router.h"
 #include "worker/source/source.h"
@@ -157,6 +159,22 @@ static void note_broken(struct buffer *list, const char *member, const char *id,
     buffer_append_char(list, '}');
 }
 
+/* One that may be carried out here. */
+static int new_trigger(const struct catalog *c, const char *id, size_t id_len, const char *document,
+                       size_t len, struct trigger **ret_trigger, struct error *err)
+{
+    struct permits permits = {.exec_allow = c->worker->config->exec_allow};
+    struct trigger *t;
+    if (trigger_new(id, id_len, document, len, c->worker->n_shards, &t, err) < 0)
+        return -1;
+    if (trigger_permitted(t, &permits, err) < 0) {
+        trigger_free(t);
+        return -1;
+    }
+    *ret_trigger = t;
+    return 0;
+}
+
 static int see_trigger(void *data, const char *id, size_t id_len, const char *document, size_t len)
 {
     struct catalog *c = data;
@@ -166,7 +184,7 @@ static int see_trigger(void *data, const char *id, size_t id_len, const char *do
         t->reload_mark = c->mark;
         return 0;
     }
-    if (trigger_new(id, id_len, document, len, c->worker->n_shards, &t, &err) < 0) {
+    if (new_trigger(c, id, id_len, document, len, &t, &err) < 0) {
         if (err.code == ERROR_MEMORY)
             return -1;
         c->n_broken++;

@@ -12,6 +12,7 @@
 #include "common/error.h"
 #include "common/ipc.h"
 #include "common/json.h"
+#include "worker/permit.h"
 #include "worker/source/source.h"
 #include "worker/trial.h"
 #include "worker/trigger.h"
@@ -98,7 +99,8 @@ static int check_strictly(const struct trigger *t, const struct json_value *docu
     return 0;
 }
 
-int check_trigger(const struct json_value *trigger, struct error *err)
+/* permits: what the configuration allows, too; NULL: whatever it may be. */
+static int check_permitted(const struct json_value *trigger, const struct permits *permits, struct error *err)
 {
     BUFFER_AUTO id = BUFFER_INIT;
     struct trigger *t;
@@ -111,8 +113,15 @@ int check_trigger(const struct json_value *trigger, struct error *err)
     if (trigger_new(buffer_text(&id), id.len, raw, len, 1, &t, err) < 0)
         return -1;
     int r = check_strictly(t, trigger, err);
+    if (r == 0 && permits)
+        r = trigger_permitted(t, permits, err);
     trigger_free(t);
     return r;
+}
+
+int check_trigger(const struct json_value *trigger, struct error *err)
+{
+    return check_permitted(trigger, NULL, err);
 }
 
 /* --- requests --- */
@@ -146,11 +155,23 @@ static void append_verdict(int result, const struct error *err, struct buffer *o
         append_reason(err->message, out);
 }
 
+static void read_permits(const struct json_value *request, struct buffer *exec_allow)
+{
+    struct json_value permits, value;
+    if (!json_member(request, "permits", &permits) || permits.type != JSON_OBJECT)
+        return;
+    if (json_member(&permits, "exec_allow", &value) && value.type == JSON_STRING)
+        json_unescape(&value, exec_allow);
+}
+
 static int answer_triggers(const struct json_value *request, struct buffer *out, struct error *err)
 {
     struct json_value triggers, name, trigger;
     struct json_iter iter;
     unsigned n = 0;
+    BUFFER_AUTO exec_allow = BUFFER_INIT;
+    read_permits(request, &exec_allow);
+    struct permits permits = {.exec_allow = buffer_text(&exec_allow)};
     if (!json_member(request, "triggers", &triggers) || triggers.type != JSON_ARRAY)
         return wrong("triggers", &triggers, "an array", err);
     buffer_append_text(out, "{\"results\":[");
@@ -162,7 +183,7 @@ static int answer_triggers(const struct json_value *request, struct buffer *out,
         if (n > CHECK_TRIGGERS_MAX || out->len > CHECK_ANSWER_MAX)
             return error_set(err, ERROR_LIMIT, "more than %d triggers, or too many reasons, in one request",
                              CHECK_TRIGGERS_MAX);
-        append_verdict(check_trigger(&trigger, &why), &why, out);
+        append_verdict(check_permitted(&trigger, &permits, &why), &why, out);
     }
     buffer_append_text(out, "]}");
     return 0;

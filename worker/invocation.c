@@ -256,6 +256,13 @@ static void on_answer(void *data, const struct http_answer *answer)
     go_on(all);
 }
 
+void invocation_end(struct invocation *invocation, enum invocation_verdict verdict, const struct error *why)
+{
+    struct invocations *all = of(invocation);
+    end(invocation, verdict, NULL, why);
+    go_on(all);
+}
+
 /* --- the call --- */
 
 static int make_request(const struct invocation *i, struct http_call_request *request, struct error *err)
@@ -280,11 +287,16 @@ static void call(struct invocation *i)
     struct invocations *all = of(i);
     struct http_call_request request;
     struct error err;
-    http_call_request_init(&request);
-    int r = make_request(i, &request, &err);
-    if (r == 0)
-        r = http_call_start(all->calls, &request, on_answer, i, &i->call, &err);
-    http_call_request_done(&request);
+    int r;
+    if (i->type->run) {
+        r = i->type->run(i, &err);
+    } else {
+        http_call_request_init(&request);
+        r = make_request(i, &request, &err);
+        if (r == 0)
+            r = http_call_start(all->calls, &request, on_answer, i, &i->call, &err);
+        http_call_request_done(&request);
+    }
     if (r < 0)
         end(i, err.code == ERROR_INVALID || err.code == ERROR_REFUSED ? INVOCATION_FAILED : INVOCATION_RETRY,
             NULL, &err);
@@ -353,8 +365,11 @@ static int find_gates(struct invocations *all, struct invocation *i, struct erro
     if (!i->gates[GATE_TRIGGER] || !i->gates[GATE_HOST] || host.failed || name.failed)
         return error_set(err, ERROR_MEMORY, "out of memory");
     gate_limit(&i->gates[GATE_TRIGGER]->gate, i->policy.max_in_flight, i->policy.rate);
-    gate_limit(&i->gates[GATE_HOST]->gate, (unsigned)config->max_in_flight_per_host,
-               (double)config->rate_per_host);
+    if (i->type->host_limit)
+        gate_limit(&i->gates[GATE_HOST]->gate, (unsigned)i->type->host_limit(config), 0);
+    else
+        gate_limit(&i->gates[GATE_HOST]->gate, (unsigned)config->max_in_flight_per_host,
+                   (double)config->rate_per_host);
     return 0;
 }
 
@@ -438,6 +453,8 @@ void invocations_free(struct invocations *invocations)
         invocations->all = i->after;
         if (i->call)
             http_call_cancel(i->call);
+        if (i->work)
+            i->type->cancel(i);
         intent_free(i->intent);
         invocation_free(i);
     }

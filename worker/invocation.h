@@ -42,6 +42,7 @@
 #include "worker/gate.h"
 #include "worker/invocation_policy.h"
 
+struct config;
 struct error;
 struct executor;
 struct http_answer;
@@ -82,6 +83,15 @@ struct invocation_type {
     /* What the host's limit goes by, such as "http://host:80". NULL: the origin of the URL in the body's
      * member `url`. */
     int (*host)(const struct invocation *invocation, struct buffer *out, struct error *err);
+    /* For what is no call: begins an attempt by other means, and keeps what it needs in `work`; ended by
+     * invocation_end(). The other functions then get no answer. Errors as request. NULL: a call. */
+    int (*run)(struct invocation *invocation, struct error *err);
+    /* Frees `work` of an attempt that has begun and not ended: the worker ends. */
+    void (*cancel)(struct invocation *invocation);
+    /* How many may be under way at a time with one host. NULL: as the configuration says for calls. */
+    int64_t (*host_limit)(const struct config *config);
+    /* Appends what more there is to tell of a failure: members, each behind a comma. NULL: nothing. */
+    void (*explain)(const struct invocation *invocation, struct buffer *out);
     bool whole_answer; /* an answer longer than answer_max is no answer; else its beginning is enough */
     size_t answer_max; /* 0: the configuration's max_answer_bytes */
 };
@@ -92,6 +102,7 @@ struct invocation {
     const struct invocation_type *type;
     struct json_value body; /* the intent's, an object */
     struct invocation_policy policy;
+    void *work; /* of the type's run(); NULL: nothing is under way */
     /* invocation.c only */
     struct gate_ticket ticket; /* first of the tickets' lists is found by it */
     unsigned stage;            /* gates passed */
@@ -102,6 +113,10 @@ struct invocation {
 
 /* Takes an intent that is to be started (again). Its body must hold what invocation_policy_write wrote. */
 void invocation_start(struct executor *executor, struct intent *intent, const struct invocation_type *type);
+
+/* Ends an attempt that run() has begun, with `work` as it is for reply() and explain(). why: NULL when done.
+ * Not from within run(). */
+void invocation_end(struct invocation *invocation, enum invocation_verdict verdict, const struct error *why);
 
 /* 2xx and whole (or long enough) is done; 4xx but 408, 409, 429, and what can never be sent, has failed; all
  * else is to be tried again. */

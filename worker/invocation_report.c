@@ -141,6 +141,8 @@ static int emit_failure(const struct invocation *i, const struct http_answer *an
     }
     if (answer && answer->status)
         buffer_printf(&data, ",\"status\":%u", answer->status);
+    if (i->type->explain)
+        i->type->explain(i, &data);
     buffer_append_char(&data, '}');
     if (data.failed || name.failed)
         return -1;
@@ -166,6 +168,8 @@ void invocation_report_failed(const struct invocation *invocation, const struct 
         buffer_append_text(&report, ",\"answer\":");
         append_answer(answer, &report);
     }
+    if (invocation->type->explain)
+        invocation->type->explain(invocation, &report);
     buffer_append_char(&report, '\0');
     if (report.failed) {
         buffer_done(&report);

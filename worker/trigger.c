@@ -277,6 +277,26 @@ bool trigger_same(const struct trigger *trigger, const char *document, size_t do
     return !text.failed && arena_name_hash(text.data, text.len) == trigger->definition;
 }
 
+int trigger_permitted(const struct trigger *trigger, const struct permits *permits, struct error *err)
+{
+    struct json_value root;
+    struct json_value action;
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (!trigger->action->permitted)
+        return 0;
+    buffer_append_char(&text, '{');
+    buffer_append(&text, trigger->text, trigger->document_len);
+    buffer_append_char(&text, '}');
+    if (text.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    if (json_scan(text.data, text.len, &root, err) < 0)
+        return -1;
+    json_member(&root, "action", &action);
+    return trigger->action->permitted(&action, permits, err) < 0
+               ? error_prefix(err, "action %s", trigger->action->name)
+               : 0;
+}
+
 void trigger_write_context(const struct trigger *t, struct buffer *out)
 {
     buffer_append_char(out, '{');

@@ -19,6 +19,7 @@ struct buffer;
 struct error;
 struct json_value;
 struct key_set;
+struct permits;
 
 struct activation {
     const char *type; /* "*": any */
@@ -82,6 +83,10 @@ static inline bool trigger_is_target(const struct trigger *trigger)
 {
     return trigger->condition->write || trigger->action->again;
 }
+
+/* Whether the configuration lets its condition and action be carried out. Errors: ERROR_INVALID,
+ * ERROR_REFUSED, ERROR_MEMORY. */
+int trigger_permitted(const struct trigger *trigger, const struct permits *permits, struct error *err);
 
 /* Merges members into the present context (RFC 7396), those of the condition's state included. Nothing is
  * changed when it fails: ERROR_INVALID as the condition says, ERROR_MEMORY. Thread: shard. */

@@ -24,6 +24,7 @@
 #include "worker/emission.h"
 #include "worker/executor.h"
 #include "worker/globals.h"
+#include "worker/program.h"
 #include "worker/report.h"
 #include "worker/request.h"
 #include "worker/router.h"
@@ -429,7 +430,7 @@ static int assemble(struct worker *w, const struct worker_options *options, stru
         return error_set_errno(err, errno, "getrandom");
     for (size_t i = 0; i < sizeof random; i++)
         snprintf(w->writer + 2 * i, 3, "%02x", random[i]);
-    if (open_arena(w, options, err) < 0)
+    if (programs_new(w->config, &w->programs, err) < 0 || open_arena(w, options, err) < 0)
         return -1;
     atomic_store(&w->arena->worker.n_shards, w->n_shards);
     catch_faults(w->arena);
@@ -452,6 +453,7 @@ static void dismantle(struct worker *w)
 {
     checkpoint_free(w->checkpoint);
     executor_free(w->executor);
+    programs_free(w->programs);
     router_free(atomic_load(&w->router));
     emissions_free(w->emissions);
     globals_slot_done(&w->globals);

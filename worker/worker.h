@@ -22,6 +22,7 @@ struct error;
 struct executor;
 struct internal;
 struct loop;
+struct programs;
 struct report;
 struct router;
 struct shard;
@@ -49,6 +50,7 @@ struct worker {
     struct executor *executor;
     struct emissions *emissions;
     uint64_t unsure_ns; /* for so long a commit may still be lost in a crash of the storage; after recovery */
+    struct programs *programs; /* NULL: none may be run. Thread: executor */
     struct globals_slot globals;
     _Atomic uint64_t committed;  /* events of all sources but the internal one, in committed checkpoints */
     _Atomic uint64_t decisions;  /* sequence number of the last one (common/decision.h) */

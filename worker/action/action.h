@@ -18,6 +18,7 @@ struct firing;
 struct injection;
 struct intent;
 struct json_value;
+struct permits;
 
 struct action_type {
     const char *name;
@@ -48,6 +49,10 @@ struct action_type {
     int (*check)(const struct json_value *action, struct error *err); /* NULL: as load says */
     /* What the context must be like. NULL: anything goes. */
     int (*check_context)(const struct json_value *context, struct error *err);
+    /* Whether the configuration lets it be carried out; load has accepted the document. One that does not is
+     * refused when it is registered, and reported when it is stored already. NULL: it always does. Errors:
+     * ERROR_INVALID, ERROR_REFUSED. */
+    int (*permitted)(const struct json_value *action, const struct permits *permits, struct error *err);
 };
 
 /* NULL when there is none of this name. */

@@ -7,6 +7,7 @@
 extern const struct action_type action_pass;
 extern const struct action_type action_terminate;
 extern const struct action_type action_emit;
+extern const struct action_type action_exec;
 extern const struct action_type action_http_invoke;
 extern const struct action_type action_dag_dummy_task;
 extern const struct action_type action_dag_task_failure_handler;
@@ -34,6 +35,7 @@ static const struct action_type *const types[] = {
     &action_aws_asf_task,
     &action_aws_asf_map,
     &action_aws_asf_end_statemachine,
+    &action_exec,
 };
 
 const struct action_type *action_find(const char *name, size_t len)
