@@ -28,6 +28,7 @@
 #define TIB ((int64_t)1 << 40)
 
 static const char *const action_starts[] = {"committed", "immediate", NULL};
+static const char *const docker_reaches[] = {"address", "port", NULL};
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
 static const char *const log_formats[] = {"logfmt", "json", NULL};
 
@@ -198,6 +199,26 @@ const struct config_field config_fields[] = {
      .check = uids_check},
     {"worker.exec_max_running", INTEGER, AT(exec_max_running), "32", 1, 1000, "TRIGGERFLOW_EXEC_MAX_RUNNING",
      "Programs of a worker that run at a time; others wait."},
+    {"worker.docker_images", TEXT, AT(docker_images), "", 0, 0, "TRIGGERFLOW_DOCKER_IMAGES",
+     "Images that DOCKER and DOCKER_IMAGE may run containers of, with commas between them; one that ends "
+     "with `*` "
+     "stands for all that begin so; empty: none."},
+    {"worker.docker_socket", TEXT, AT(docker_socket), "/var/run/docker.sock", 1, 0,
+     "TRIGGERFLOW_DOCKER_SOCKET", "Socket of the Docker Engine."},
+    {"worker.docker_pull", BOOLEAN, AT(docker_pull), "true", 0, 0, "TRIGGERFLOW_DOCKER_PULL",
+     "Have the engine pull an image that it does not have."},
+    {"worker.docker_network", TEXT, AT(docker_network), "bridge", 1, 0, "TRIGGERFLOW_DOCKER_NETWORK",
+     "Network of the containers."},
+    {"worker.docker_reach", CHOICE, AT(docker_reach), "address", 0, 0, "TRIGGERFLOW_DOCKER_REACH",
+     "How the worker reaches a container's port 80: at its `address` in that network, or by a `port` of this "
+     "machine's 127.0.0.1.",
+     .choices = docker_reaches},
+    {"worker.docker_memory", SIZE, AT(docker_memory), "256MiB", 6 * MIB, TIB, "TRIGGERFLOW_DOCKER_MEMORY",
+     "Memory of a container."},
+    {"worker.docker_cpu_percent", INTEGER, AT(docker_cpu_percent), "100", 1, 100000,
+     "TRIGGERFLOW_DOCKER_CPU_PERCENT", "Processor time of a container, in percent of one processor."},
+    {"worker.docker_processes", INTEGER, AT(docker_processes), "128", 1, 1000000,
+     "TRIGGERFLOW_DOCKER_PROCESSES", "Processes and threads of a container."},
 
     {"log.level", CHOICE, AT(log_level), "info", 0, 0, "TRIGGERFLOW_LOG_LEVEL", "Least level that is logged.",
      .choices = log_levels},
@@ -273,6 +294,7 @@ static int64_t number_of(const struct config_field *field, const struct config *
 static void set_number(const struct config_field *field, struct config *config, int64_t value)
 {
     static_assert(sizeof(enum config_action_start) == sizeof(int) &&
+                      sizeof(enum config_docker_reach) == sizeof(int) &&
                       sizeof(enum config_log_format) == sizeof(int),
                   "choices are stored as int");
     if (field->kind == BOOLEAN)

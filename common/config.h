@@ -13,6 +13,7 @@ struct buffer;
 struct error;
 
 enum config_action_start { CONFIG_ACTION_COMMITTED, CONFIG_ACTION_IMMEDIATE };
+enum config_docker_reach { CONFIG_DOCKER_ADDRESS, CONFIG_DOCKER_PORT };
 enum config_log_format { CONFIG_LOG_LOGFMT, CONFIG_LOG_JSON };
 
 /* Strings are owned, never NULL ("" when not set). Durations are nanoseconds. */
@@ -73,6 +74,14 @@ struct config {
     char *exec_allow;         /* "": none; absolute paths with colons between them */
     char *exec_uids;          /* "": none; FIRST-LAST or one */
     int64_t exec_max_running; /* 32 */
+    char *docker_images;      /* "": none; names with commas between them, * at the end of one: any */
+    char *docker_socket;      /* /var/run/docker.sock */
+    bool docker_pull;
+    char *docker_network; /* bridge */
+    enum config_docker_reach docker_reach;
+    int64_t docker_memory; /* 256 MiB */
+    int64_t docker_cpu_percent;
+    int64_t docker_processes;
     /* log: */
     int log_level; /* enum log_level */
     enum config_log_format log_format;

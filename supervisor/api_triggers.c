@@ -144,13 +144,19 @@ static bool take_reasons(struct batch *batch, size_t from, size_t to, const stru
     return true;
 }
 
+static void append_permit(const char *text, struct buffer *question)
+{
+    buffer_append_json(question, text, utf8_valid(text, strlen(text)) ? strlen(text) : 0);
+}
+
 /* What triggers may do on this machine goes with it. */
 static void begin_question(const struct api_call *call, struct buffer *question)
 {
-    const char *exec_allow = call->api->config->exec_allow;
+    const struct config *config = call->api->config;
     buffer_append_text(question, "{\"check\":\"triggers\",\"permits\":{\"exec_allow\":");
-    buffer_append_json(question, exec_allow,
-                       utf8_valid(exec_allow, strlen(exec_allow)) ? strlen(exec_allow) : 0);
+    append_permit(config->exec_allow, question);
+    buffer_append_text(question, ",\"docker_images\":");
+    append_permit(config->docker_images, question);
     buffer_append_text(question, "},\"triggers\":[");
 }
 

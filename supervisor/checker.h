@@ -6,7 +6,8 @@
  * input and writes answers to standard output, one JSON text a line each:
  *
  *     {"check":"triggers","triggers":[...]}                  {"results":[null or reason, ...]}
- *         "permits": {"exec_allow"}: what the configuration allows (worker/permit.h); nothing without
+ *         "permits": {"exec_allow", "docker_images"}: what the configuration allows (worker/permit.h);
+ * nothing without
  *     {"check":"event_source","event_source":{...}}          {"result":null or reason}: as one to be stored
  *     {"check":"target","event_source":{...}}                {"result":null or reason}: as one to publish to,
  *                                                            which may be internal, or only the name of a

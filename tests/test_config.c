@@ -560,7 +560,7 @@ static void test_every_variable(void **state)
                             : strstr(field->path, "exec_uids") ? "64000-64010"
                             : field->check           ? "redis" /* of the back ends, not the default */
                             : field->kind == TEXT    ? "text"
-                            : field->kind == BOOLEAN ? "yes"
+                            : field->kind == BOOLEAN ? (strcmp(field->standard, "true") ? "yes" : "no")
                             : field->kind == CHOICE  ? field->choices[1]
                                                      : config_field_number(field, field->max, number);
         BUFFER_AUTO before = BUFFER_INIT;

@@ -18,6 +18,7 @@
 #include "worker/router.h"
 #include "worker/source/source.h"
 #include "worker/trigger.h"
+#include "worker/waiting.h"
 #include "worker/worker.h"
 
 /* Firing numbers of a trigger found by a reload start here for each epoch, above all that an earlier trigger
@@ -29,6 +30,7 @@
 struct stored_fired {
     uint64_t firings;
     struct key_set *keys;
+    struct waiting *waiting;
     char identity[];
 };
 
@@ -47,6 +49,7 @@ static void forget_fired(struct catalog *c)
     while ((e = hash_next(&c->fired, &cursor))) {
         struct stored_fired *f = e->value;
         keys_free(f->keys);
+        waiting_free(f->waiting);
         free(f);
     }
     hash_done(&c->fired);
@@ -82,6 +85,21 @@ static struct stored_fired *stored_for(struct catalog *c, const char *identity, 
     return f;
 }
 
+static bool recover_waiting(struct catalog *c, const char *key, size_t key_len, const char *value, size_t len)
+{
+    const char *identity;
+    size_t identity_len;
+    struct error err;
+    if (!waiting_is_field(key, key_len, &identity, &identity_len))
+        return false;
+    struct stored_fired *f = stored_for(c, identity, identity_len);
+    if (f && !f->waiting)
+        f->waiting = waiting_new(0, 0, &c->worker->waiting);
+    if (f && f->waiting && waiting_load(f->waiting, key, key_len, value, len, &err) < 0)
+        log_error("recovery", LOG_STR("error", err.message));
+    return true;
+}
+
 bool catalog_recover_field(struct catalog *catalog, const char *key, size_t key_len, const char *value,
                            size_t len)
 {
@@ -105,7 +123,30 @@ bool catalog_recover_field(struct catalog *catalog, const char *key, size_t key_
             log_error("recovery", LOG_STR("error", "a keys: field of the checkpoint is damaged"));
         return true;
     }
-    return false;
+    return recover_waiting(catalog, key, key_len, value, len);
+}
+
+/* If it was changed meanwhile, it waits for nothing. */
+static void give_waiting(struct trigger *t, struct stored_fired *f)
+{
+    struct error err;
+    if (f->waiting && f->waiting->definition != t->definition)
+        return;
+    t->waiting = f->waiting;
+    f->waiting = NULL;
+    if (t->waiting && waiting_loaded(t->waiting, &err) < 0)
+        abort(); /* its events would be in disorder: start again */
+}
+
+/* What triggers have waited for that are gone. */
+static void abandon_waiting(struct catalog *c)
+{
+    size_t cursor = 0;
+    for (struct hash_entry *e; (e = hash_next(&c->fired, &cursor));) {
+        struct stored_fired *f = e->value;
+        waiting_abandon(f->waiting, NULL, f->identity, false, "the trigger was removed or replaced",
+                        c->changes);
+    }
 }
 
 static void give_stored_state(struct catalog *c, struct trigger *t)
@@ -119,6 +160,7 @@ static void give_stored_state(struct catalog *c, struct trigger *t)
         t->firings = f->firings;
         t->keys = f->keys;
         f->keys = NULL;
+        give_waiting(t, f);
     }
     c->counted |= t->condition->counted(t->state);
 }
@@ -163,7 +205,8 @@ static void note_broken(struct buffer *list, const char *member, const char *id,
 static int new_trigger(const struct catalog *c, const char *id, size_t id_len, const char *document,
                        size_t len, struct trigger **ret_trigger, struct error *err)
 {
-    struct permits permits = {.exec_allow = c->worker->config->exec_allow};
+    struct permits permits = {.exec_allow = c->worker->config->exec_allow,
+                              .docker_images = c->worker->config->docker_images};
     struct trigger *t;
     if (trigger_new(id, id_len, document, len, c->worker->n_shards, &t, err) < 0)
         return -1;
@@ -309,6 +352,7 @@ int catalog_load_triggers(struct catalog *catalog, struct storage *storage, stru
     changed |= sweep(catalog, false) > 0;
     report_triggers(catalog);
     if (!catalog->recovered) {
+        abandon_waiting(catalog);
         forget_fired(catalog);
         hash_init(&catalog->fired);
         catalog->recovered = true;
@@ -329,8 +373,14 @@ int catalog_drop_gone(struct catalog *catalog, struct error *err)
 
 void catalog_retire(struct catalog *catalog)
 {
-    for (size_t i = 0; i < catalog->n_retired; i++)
-        trigger_free(catalog->retired[i]);
+    for (size_t i = 0; i < catalog->n_retired; i++) {
+        struct trigger *t = catalog->retired[i];
+        const struct trigger *other = hash_get(&catalog->triggers, t->id, t->id_len);
+        if (!atomic_load_explicit(&t->gone, memory_order_relaxed))
+            waiting_abandon(t->waiting, t->id, t->identity, other && !strcmp(other->identity, t->identity),
+                            "the trigger was removed or replaced", catalog->changes);
+        trigger_free(t);
+    }
     catalog->n_retired = 0;
     router_free(catalog->old_router);
     catalog->old_router = NULL;

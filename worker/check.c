@@ -155,13 +155,16 @@ static void append_verdict(int result, const struct error *err, struct buffer *o
         append_reason(err->message, out);
 }
 
-static void read_permits(const struct json_value *request, struct buffer *exec_allow)
+static void read_permits(const struct json_value *request, struct buffer *exec_allow,
+                         struct buffer *docker_images)
 {
     struct json_value permits, value;
     if (!json_member(request, "permits", &permits) || permits.type != JSON_OBJECT)
         return;
     if (json_member(&permits, "exec_allow", &value) && value.type == JSON_STRING)
         json_unescape(&value, exec_allow);
+    if (json_member(&permits, "docker_images", &value) && value.type == JSON_STRING)
+        json_unescape(&value, docker_images);
 }
 
 static int answer_triggers(const struct json_value *request, struct buffer *out, struct error *err)
@@ -170,8 +173,10 @@ static int answer_triggers(const struct json_value *request, struct buffer *out,
     struct json_iter iter;
     unsigned n = 0;
     BUFFER_AUTO exec_allow = BUFFER_INIT;
-    read_permits(request, &exec_allow);
-    struct permits permits = {.exec_allow = buffer_text(&exec_allow)};
+    BUFFER_AUTO docker_images = BUFFER_INIT;
+    read_permits(request, &exec_allow, &docker_images);
+    struct permits permits = {.exec_allow = buffer_text(&exec_allow),
+                              .docker_images = buffer_text(&docker_images)};
     if (!json_member(request, "triggers", &triggers) || triggers.type != JSON_ARRAY)
         return wrong("triggers", &triggers, "an array", err);
     buffer_append_text(out, "{\"results\":[");

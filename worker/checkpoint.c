@@ -337,7 +337,8 @@ static void wait_cuts(struct checkpoint *c)
 
 /* --- the epoch: what is to be written --- */
 
-/* What an invocation tells the workflow. Nobody need wait for a failure. */
+/* What an invocation tells the workflow: an event, or without a type, a write (write.h). Nobody need wait for
+ * a failure. */
 static void emit_event(struct checkpoint *c, const struct intent *intent, uint64_t epoch)
 {
     const struct route *routes[ROUTE_MAX_LISTS];
@@ -346,7 +347,9 @@ static void emit_event(struct checkpoint *c, const struct intent *intent, uint64
     cloudevent_unpack(intent->event, &event);
     if (intent->event_optional && !router_match(atomic_load(&c->worker->router), &event, routes))
         return;
-    if (internal_emit(c->worker->internal, &event, epoch, &err) < 0)
+    int r = event.attribute[CE_TYPE].len ? internal_emit(c->worker->internal, &event, epoch, &err)
+                                         : internal_write(c->worker->internal, &event, epoch, &err);
+    if (r < 0)
         abort(); /* it would be lost: start again from the last checkpoint */
 }
 

@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "common/loop.h"
 #include "worker/checkpoint.h"
+#include "worker/containers.h"
 #include "worker/crash.h"
 #include "worker/intent.h"
 #include "worker/invocation.h"
@@ -24,6 +25,7 @@
 
 #define START_HERE 16 /* intents that the submitting thread starts itself, rather than wake the executor */
 #define RETRY_FIRST (100 * CLOCK_MS)
+#define CONTAINERS_CLOSE (10 * CLOCK_S)
 #define RETRY_LONGEST (10 * CLOCK_S)
 
 /* An event source as something to publish to. */
@@ -58,6 +60,7 @@ struct executor {
     uint64_t retry_ns;      /* when the first of them is due; 0: no timer is set */
     _Atomic int64_t parked; /* pending, and not under way */
     _Atomic bool draining;
+    struct containers *containers;   /* likewise */
     struct invocations *invocations; /* NULL: there was none yet. Thread: executor */
     uint64_t random;
 };
@@ -103,6 +106,14 @@ struct invocations *executor_invocations(struct executor *executor, struct error
     if (!executor->invocations && invocations_new(executor, &executor->invocations, err) < 0)
         return NULL;
     return executor->invocations;
+}
+
+struct containers *executor_containers(struct executor *executor, struct error *err)
+{
+    if (!executor->containers &&
+        containers_new(executor->worker, executor->loop, &executor->containers, err) < 0)
+        return NULL;
+    return executor->containers;
 }
 
 static struct intent *take_submitted(struct executor *x)
@@ -366,12 +377,26 @@ void executor_publish(struct sink *sink, struct intent *intent)
 
 /* --- the thread --- */
 
+/* What an earlier life has left of them is removed, also when none is needed any more. */
+static void begin_containers(struct executor *x)
+{
+    struct error err;
+    if (!*x->worker->config->docker_images)
+        return;
+    struct containers *containers = executor_containers(x, &err);
+    if (containers)
+        containers_begin(containers);
+    else
+        log_error("containers", LOG_STR("error", err.message));
+}
+
 static void *executor_main(void *data)
 {
     struct executor *x = data;
     struct error err;
     worker_thread_enter(x->worker, ARENA_THREAD_EXECUTOR, "executor");
     pthread_mutex_lock(&x->run);
+    begin_containers(x);
     while (!atomic_load(&x->stopping)) {
         atomic_store_explicit(&x->life->busy, 1, memory_order_relaxed);
         start_submitted(x);
@@ -380,6 +405,7 @@ static void *executor_main(void *data)
             log_error("executor_loop", LOG_STR("error", err.message));
         arena_beat(x->life, clock_coarse_ns());
     }
+    containers_close(x->containers, clock_now_ns() + CONTAINERS_CLOSE);
     pthread_mutex_unlock(&x->run);
     return NULL;
 }
@@ -454,6 +480,7 @@ void executor_free(struct executor *executor)
         intent_free(executor->waiting[i]);
     free(executor->waiting);
     invocations_free(executor->invocations);
+    containers_free(executor->containers);
     loop_free(executor->loop);
     pthread_mutex_destroy(&executor->lock);
     pthread_mutex_destroy(&executor->run);

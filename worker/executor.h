@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct containers;
 struct error;
 struct executor;
 struct intent;
@@ -61,6 +62,9 @@ bool executor_draining(const struct executor *executor);
 uint64_t executor_random(struct executor *executor);
 /* The invocations, made when first asked for. NULL: see err, which may be NULL later. */
 struct invocations *executor_invocations(struct executor *executor, struct error *err);
+
+/* The containers of functions, likewise. NULL: see err. */
+struct containers *executor_containers(struct executor *executor, struct error *err);
 
 /* The sink for an event source of the workspace, opened when needed. ret_consumed: see executor_set_source.
  * Errors: ERROR_NOT_FOUND, ERROR_INVALID. */

@@ -82,6 +82,21 @@ bool firing_find_key(const struct firing *firing, const char *key, uint32_t n_el
     return false;
 }
 
+void firing_await(struct firing *firing, const char *key)
+{
+    snprintf(firing->awaited, sizeof firing->awaited, "%s", key);
+}
+
+bool firing_is_last(const struct firing *firing)
+{
+    return firing->trigger->transient;
+}
+
+const char *firing_identity(const struct firing *firing)
+{
+    return firing->trigger->identity;
+}
+
 int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err)
 {
     return firing->type->emit(firing, event, err);

@@ -36,5 +36,7 @@ struct firing {
     uint64_t number;               /* of the trigger's firings */
     const struct globals *globals; /* NULL: none */
     uint32_t n_writes;             /* into other triggers' contexts, so far */
+    char awaited[ACTION_KEY_MAX];  /* key of the intent whose answer the trigger waits for (waiting.h); "":
+                                      none */
     uint64_t own_source; /* hash of the name of the event source that means the workflow itself; 0: none */
 };

@@ -121,6 +121,12 @@ static void append_answer(const struct http_answer *answer, struct buffer *out)
     buffer_append_char(out, '}');
 }
 
+void invocation_explain_answer(const struct http_answer *answer, struct buffer *out)
+{
+    buffer_append_text(out, ",\"answer\":");
+    append_answer(answer, out);
+}
+
 static int emit_failure(const struct invocation *i, const struct http_answer *answer, const struct error *why)
 {
     struct json_value subject;

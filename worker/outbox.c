@@ -283,6 +283,7 @@ void outbox_dead_letter(const struct intent *intent, struct changes *out)
     struct json_value trigger;
     struct json_value body;
     struct json_value json;
+    struct json_value evaluates;
     struct cloudevent event;
     BUFFER_AUTO id = BUFFER_INIT;
     BUFFER_AUTO scratch = BUFFER_INIT;
@@ -298,12 +299,16 @@ void outbox_dead_letter(const struct intent *intent, struct changes *out)
         if (cloudevent_parse(&event, raw, len, &scratch, NULL) == 0)
             letter.event = &event;
     }
-    if (intent->report) {
+    /* An event whose condition was to be evaluated: redriven, it is evaluated as any event is. */
+    bool evaluation = letter.event && json_member(&body, "evaluates", &evaluates);
+    if (evaluation)
+        letter.reason = "condition_failed";
+    if (intent->report)
         buffer_append_text(&text, intent->report);
-        buffer_append_char(&text, ',');
+    if (!evaluation) {
+        buffer_append_text(&text, intent->report ? ",\"intent\":" : "\"intent\":");
+        redact_json(&intent->root, "event", &text);
     }
-    buffer_append_text(&text, "\"intent\":");
-    redact_json(&intent->root, "event", &text);
     out->text.failed |= text.failed;
     letter.body = text.data;
     letter.body_len = text.len;

@@ -46,3 +46,24 @@ int permit_program(const char *exec_allow, const char *path, size_t len, struct 
                                  : "%.*s: worker.exec_allow lets no program run",
                      shown, path);
 }
+
+static bool names(const char *entry, size_t entry_len, const char *image, size_t len)
+{
+    if (entry_len && entry[entry_len - 1] == '*')
+        return len >= entry_len - 1 && !memcmp(entry, image, entry_len - 1);
+    return len == entry_len && !memcmp(entry, image, len);
+}
+
+int permit_image(const char *docker_images, const char *image, size_t len, struct error *err)
+{
+    for (const char *at = docker_images; *at; at += strspn(at, ", ")) {
+        size_t n = strcspn(at, ", ");
+        if (n && names(at, n, image, len))
+            return 0;
+        at += n;
+    }
+    return error_set(err, ERROR_REFUSED,
+                     *docker_images ? "image %.*s is not among worker.docker_images"
+                                    : "image %.*s: worker.docker_images allows none",
+                     (int)(len < SHOWN ? len : SHOWN), image);
+}

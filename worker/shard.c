@@ -29,6 +29,7 @@
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
 #include "worker/trigger.h"
+#include "worker/waiting.h"
 #include "worker/worker.h"
 #include "worker/write.h"
 
@@ -39,6 +40,8 @@
  * and of the others. The ring keeps some whiles. */
 #define DECISIONS_WHILE (4 * CLOCK_MS)
 #define DECISIONS_AT_MOST 64
+#define ASK_ELEMENT 0x80000000u /* in keys: no firing has so many elements */
+#define CONTEXT_MAX (16u << 20) /* bytes, of what is merged from outside */
 #define IDLE_TIMEOUT (30 * CLOCK_S)
 
 struct shard {
@@ -212,22 +215,43 @@ static void dead_letter(struct shard *s, struct record_event *r, const struct cl
     arena_add(&s->stats->dead_letters, 1);
 }
 
-/* again: the request to do it again, or NULL. */
-static void fire(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event,
-                 const struct json_value *again)
+static struct shard_firing make_firing(struct shard *s, struct trigger *t, const struct cloudevent *event,
+                                       uint64_t number)
 {
-    struct shard_firing firing = {
+    globals_refresh(&s->worker->globals, &s->globals, &s->globals_version);
+    return (struct shard_firing){
         .firing = {.type = &into_epoch,
                    .workspace = s->worker->workspace,
                    .creation = s->worker->creation,
                    .trigger = t,
                    .event = event,
-                   .number = ++t->firings,
+                   .number = number,
+                   .globals = s->globals,
                    .own_source = atomic_load_explicit(&s->worker->own_source, memory_order_relaxed)},
         .shard = s};
+}
+
+/* What it waits for, made when it is first needed. */
+static struct waiting *waiting_of(struct shard *s, struct trigger *t)
+{
+    if (!t->waiting && !(t->waiting = waiting_new(t->firings, t->definition, &s->worker->waiting)))
+        abort(); /* its events would be lost: start again from the last checkpoint */
+    return t->waiting;
+}
+
+static void await_answer(struct shard *s, struct trigger *t, enum waiting_stage stage, const char *key)
+{
+    struct waiting *w = waiting_of(s, t);
+    w->stage = stage;
+    snprintf(w->key, sizeof w->key, "%s", key);
+}
+
+/* again: the request to do it again, or NULL. */
+static void fire(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event,
+                 const struct json_value *again)
+{
+    struct shard_firing firing = make_firing(s, t, event, ++t->firings);
     struct error err;
-    globals_refresh(&s->worker->globals, &s->globals, &s->globals_version);
-    firing.firing.globals = s->globals;
     t->fired = true;
     mark_dirty(s, t);
     crash_point("fire");
@@ -235,6 +259,8 @@ static void fire(struct shard *s, struct trigger *t, struct record_event *r, con
                      : t->action->fire(t->action_state, &firing.firing, &err);
     if (done < 0)
         dead_letter(s, r, event, "action_failed", err.message, t);
+    else if (firing.firing.awaited[0])
+        await_answer(s, t, WAITING_ACTION, firing.firing.awaited);
     current(s)->fired++;
     arena_add(&s->stats->fired, 1);
     if (t->transient) {
@@ -301,12 +327,10 @@ static inline void decide(struct shard *s, const struct trigger *t, const struct
     record(s, t, event, flags, kind);
 }
 
-static void activate(struct shard *s, struct trigger *t, struct record_event *r,
+static void evaluate(struct shard *s, struct trigger *t, struct record_event *r,
                      const struct cloudevent *event)
 {
-    atomic_store_explicit(&s->life->trigger, t->identity_hash, memory_order_relaxed);
-    crash_on_request(event);
-    if (r->has_key && t->condition->counts_keys) {
+    if (event->attribute[CE_KEY].len && t->condition->counts_keys) {
         mark_dirty(s, t);
         if (is_repeat(t, event)) {
             decide(s, t, event, 0, DECISION_REPEAT);
@@ -327,6 +351,130 @@ static void activate(struct shard *s, struct trigger *t, struct record_event *r,
     arena_add(&s->stats->evaluated, 1);
 }
 
+/* --- what is evaluated outside (waiting.h) --- */
+
+static void add_waiting(struct shard *s, struct trigger *t, const struct cloudevent *event)
+{
+    if (waiting_add(waiting_of(s, t), event, NULL) < 0)
+        abort(); /* it would be lost: start again from the last checkpoint */
+    mark_dirty(s, t);
+}
+
+/* Asks for the first event in the queue, which stays there; or it becomes a dead letter. */
+static void ask(struct shard *s, struct trigger *t, struct record_event *r)
+{
+    struct waiting *w = t->waiting;
+    struct cloudevent event;
+    char key[ACTION_KEY_MAX];
+    struct error err;
+    waiting_first(w, &event);
+    struct shard_firing firing = make_firing(s, t, &event, ++w->asked);
+    firing_key(&firing.firing, ASK_ELEMENT, key);
+    mark_dirty(s, t);
+    if (trigger_ask(t, &firing.firing, key, &err) == 0) {
+        await_answer(s, t, WAITING_CONDITION, key);
+        return;
+    }
+    dead_letter(s, r, &event, "condition_failed", err.message, t);
+    waiting_event_free(waiting_take(w));
+}
+
+/* Takes up the events in the queue until it has to wait again. */
+static void go_on(struct shard *s, struct trigger *t, struct record_event *r)
+{
+    struct waiting *w = t->waiting;
+    struct cloudevent event;
+    while (w->stage == WAITING_IDLE && !atomic_load_explicit(&t->gone, memory_order_relaxed) &&
+           waiting_first(w, &event)) {
+        arena_beat(s->life, clock_coarse_ns());
+        if (t->condition->ask) {
+            ask(s, t, r);
+            continue;
+        }
+        struct waiting_event *taken = waiting_take(w);
+        mark_dirty(s, t);
+        evaluate(s, t, r, &event);
+        waiting_event_free(taken);
+    }
+}
+
+/* Whether the answer is one: then its context has been merged. */
+static bool merge_answer(struct shard *s, struct trigger *t, struct record_event *r,
+                         const struct cloudevent *event, const char *reason, const struct json_value *answer)
+{
+    struct json_value context, value;
+    struct error err;
+    if (json_member(answer, "failed", &value)) /* it is a dead letter already */
+        return false;
+    if (!json_member(answer, "context", &context))
+        return true;
+    if (context.len > CONTEXT_MAX || t->context_len > CONTEXT_MAX)
+        error_set(&err, ERROR_LIMIT, "the context would be larger than %u bytes", CONTEXT_MAX);
+    else if (trigger_patch(t, &context, &err) == 0) {
+        t->patched = true;
+        mark_dirty(s, t);
+        return true;
+    }
+    dead_letter(s, r, event, reason, err.message, t);
+    return false;
+}
+
+static void take_verdict(struct shard *s, struct trigger *t, struct record_event *r,
+                         const struct json_value *answer)
+{
+    struct json_value result;
+    struct cloudevent event;
+    waiting_first(t->waiting, &event);
+    struct waiting_event *taken = waiting_take(t->waiting);
+    bool holds = merge_answer(s, t, r, &event, "condition_failed", answer) &&
+                 json_member(answer, "result", &result) && result.type == JSON_TRUE;
+    if (holds)
+        fire(s, t, r, &event, NULL);
+    decide(s, t, &event, holds ? DECISION_HOLDS | DECISION_FIRED : 0, DECISION_PLAIN);
+    arena_add(&s->stats->evaluated, 1);
+    waiting_event_free(taken);
+}
+
+static void take_answer(struct shard *s, struct trigger *t, struct record_event *r,
+                        const struct cloudevent *carrier, const struct json_value *answer)
+{
+    struct json_value key, stage, identity;
+    if (answer->type != JSON_OBJECT || !json_member(answer, "key", &key) ||
+        !json_member(answer, "stage", &stage) || !json_member(answer, "trigger", &identity) ||
+        !json_equals(&identity, t->identity, t->identity_len))
+        return;
+    struct waiting *w = t->waiting;
+    if (!w || w->stage == WAITING_IDLE || !json_equals(&key, w->key, strlen(w->key))) {
+        if (json_equals(&stage, "action", 6)) /* a redriven one */
+            merge_answer(s, t, r, carrier, "action_failed", answer);
+        return;
+    }
+    crash_point("answer");
+    bool verdict = w->stage == WAITING_CONDITION;
+    w->stage = WAITING_IDLE;
+    mark_dirty(s, t);
+    if (verdict)
+        take_verdict(s, t, r, answer);
+    else
+        merge_answer(s, t, r, carrier, "action_failed", answer);
+    go_on(s, t, r);
+}
+
+static void activate(struct shard *s, struct trigger *t, struct record_event *r,
+                     const struct cloudevent *event)
+{
+    atomic_store_explicit(&s->life->trigger, t->identity_hash, memory_order_relaxed);
+    crash_on_request(event);
+    bool waits = t->waiting && t->waiting->stage != WAITING_IDLE;
+    if (!waits && !t->condition->ask) {
+        evaluate(s, t, r, event);
+        return;
+    }
+    add_waiting(s, t, event);
+    if (!waits)
+        ask(s, t, r);
+}
+
 /* A write by another trigger's firing (write.h). */
 static void apply(struct shard *s, struct trigger *t, struct record_event *r, struct cloudevent *carrier)
 {
@@ -337,6 +485,10 @@ static void apply(struct shard *s, struct trigger *t, struct record_event *r, st
     if (json_scan(body->text, body->len, &write, NULL) < 0 || write.type != JSON_OBJECT)
         return; /* the writer's making, and stored by us: cannot be */
     write_show(carrier);
+    if (json_member(&write, "answer", &again)) {
+        take_answer(s, t, r, carrier, &again);
+        return;
+    }
     if (json_member(&write, "repeat", &again)) {
         if (t->action->again)
             fire(s, t, r, carrier, &again);
@@ -423,6 +575,8 @@ static void write_trigger(struct shard *s, struct trigger *t, const char *timest
         if (t->firings > 1)
             delete_fired(t, out);
         keys_delete(t->keys, t->identity, t->identity_len, out);
+        waiting_abandon(t->waiting, t->id, t->identity, false, "the trigger was transient and has fired",
+                        out);
         return;
     }
     if (t->changed || t->patched) {
@@ -433,6 +587,8 @@ static void write_trigger(struct shard *s, struct trigger *t, const char *timest
         cut->documents++;
     }
     keys_write(t->keys, t->identity, t->identity_len, s->epoch, out);
+    if (t->waiting)
+        waiting_write(t->waiting, t->identity, t->identity_len, out);
     if (t->fired)
         write_fired(s, t, out);
 }

@@ -158,6 +158,10 @@ static void evaluate(struct trigger *t, struct trial *trial, struct outcome *o)
     const struct cloudevent *event = trial->firing.event;
     int64_t operands[2] = {0, 0};
     enum decision_kind kind = DECISION_PLAIN;
+    if (t->condition->ask) {
+        o->note = "the condition is evaluated in a container, which is not tried";
+        return;
+    }
     unsigned outcome = t->condition->evaluate(t->state, event);
     o->holds = outcome & CONDITION_HOLDS;
     if (t->condition->explain)

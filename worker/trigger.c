@@ -10,6 +10,7 @@
 #include "common/json.h"
 #include "common/json_patch.h"
 #include "worker/keys.h"
+#include "worker/waiting.h"
 
 #define IDENTITY_MAX 128
 #define TRIGGER_ALIGNMENT \
@@ -202,7 +203,8 @@ static int fill(struct trigger *t, const char *id, size_t id_len, const struct j
     if (text.failed || uuid.failed || !buffer_reserve(&text, 1))
         return error_set(err, ERROR_MEMORY, "out of memory");
     settle_text(t, &text);
-    if (t->condition->load(t->state, context, err) < 0)
+    if (t->condition->load(t->state, context, err) < 0 ||
+        (t->condition->accept && t->condition->accept(&d->condition, err) < 0))
         return error_prefix(err, "condition %s", t->condition->name);
     if (t->action->load(&d->action, &t->action_state, err) < 0)
         return error_prefix(err, "action %s", t->action->name);
@@ -259,6 +261,7 @@ void trigger_free(struct trigger *trigger)
     if (trigger->condition->unload)
         trigger->condition->unload(trigger->state);
     keys_free(trigger->keys);
+    waiting_free(trigger->waiting);
     free(trigger->activations);
     free(trigger->text);
     free(trigger->identity);
@@ -277,24 +280,50 @@ bool trigger_same(const struct trigger *trigger, const char *document, size_t do
     return !text.failed && arena_name_hash(text.data, text.len) == trigger->definition;
 }
 
-int trigger_permitted(const struct trigger *trigger, const struct permits *permits, struct error *err)
+/* The condition's or the action's own document, from the stored one; text takes what it borrows. */
+static int read_member(const struct trigger *t, const char *member, struct buffer *text,
+                       struct json_value *ret_value, struct error *err)
 {
     struct json_value root;
-    struct json_value action;
-    BUFFER_AUTO text = BUFFER_INIT;
-    if (!trigger->action->permitted)
-        return 0;
-    buffer_append_char(&text, '{');
-    buffer_append(&text, trigger->text, trigger->document_len);
-    buffer_append_char(&text, '}');
-    if (text.failed)
+    buffer_append_char(text, '{');
+    buffer_append(text, t->text, t->document_len);
+    buffer_append_char(text, '}');
+    if (text->failed)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    if (json_scan(text.data, text.len, &root, err) < 0)
+    if (json_scan(text->data, text->len, &root, err) < 0)
         return -1;
-    json_member(&root, "action", &action);
-    return trigger->action->permitted(&action, permits, err) < 0
-               ? error_prefix(err, "action %s", trigger->action->name)
-               : 0;
+    json_member(&root, member, ret_value);
+    return 0;
+}
+
+static int permitted(const struct trigger *t, const char *member, const char *name,
+                     int (*permits_it)(const struct json_value *, const struct permits *, struct error *),
+                     const struct permits *permits, struct error *err)
+{
+    struct json_value document;
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (!permits_it)
+        return 0;
+    if (read_member(t, member, &text, &document, err) < 0)
+        return -1;
+    return permits_it(&document, permits, err) < 0 ? error_prefix(err, "%s %s", member, name) : 0;
+}
+
+int trigger_permitted(const struct trigger *trigger, const struct permits *permits, struct error *err)
+{
+    if (permitted(trigger, "condition", trigger->condition->name, trigger->condition->permitted, permits,
+                  err) < 0)
+        return -1;
+    return permitted(trigger, "action", trigger->action->name, trigger->action->permitted, permits, err);
+}
+
+int trigger_ask(struct trigger *trigger, struct firing *firing, const char *key, struct error *err)
+{
+    struct json_value document;
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (read_member(trigger, "condition", &text, &document, err) < 0)
+        return -1;
+    return trigger->condition->ask(&document, firing, key, err);
 }
 
 void trigger_write_context(const struct trigger *t, struct buffer *out)

@@ -20,6 +20,7 @@ struct error;
 struct json_value;
 struct key_set;
 struct permits;
+struct waiting;
 
 struct activation {
     const char *type; /* "*": any */
@@ -63,8 +64,9 @@ struct trigger {
     bool patched;      /* likewise, other members of its context */
     _Atomic bool gone; /* transient and fired: inert. Read by the checkpoint thread */
     uint64_t firings;
-    uint64_t last_event;  /* number of the shard's event that activated it last: an event activates it once */
-    struct key_set *keys; /* NULL until an event with a key came */
+    uint64_t last_event; /* number of the shard's event that activated it last: an event activates it once */
+    struct waiting *waiting; /* NULL until it had to wait for something */
+    struct key_set *keys;    /* NULL until an event with a key came */
     /* The condition's state. */
     _Alignas(16) unsigned char state[];
 };
@@ -81,12 +83,16 @@ bool trigger_same(const struct trigger *trigger, const char *document, size_t do
 /* Whether other triggers' firings may write to it by its id (write.h). */
 static inline bool trigger_is_target(const struct trigger *trigger)
 {
-    return trigger->condition->write || trigger->action->again;
+    return trigger->condition->write || trigger->action->again || trigger->condition->ask ||
+           trigger->action->answers;
 }
 
 /* Whether the configuration lets its condition and action be carried out. Errors: ERROR_INVALID,
  * ERROR_REFUSED, ERROR_MEMORY. */
 int trigger_permitted(const struct trigger *trigger, const struct permits *permits, struct error *err);
+
+/* Has the condition ask (condition_type.ask). Thread: shard. */
+int trigger_ask(struct trigger *trigger, struct firing *firing, const char *key, struct error *err);
 
 /* Merges members into the present context (RFC 7396), those of the condition's state included. Nothing is
  * changed when it fails: ERROR_INVALID as the condition says, ERROR_MEMORY. Thread: shard. */

@@ -113,7 +113,8 @@ uint64_t worker_in_flight(const struct worker *worker)
         read += arena_get(&worker->arena->source[i].read);
     uint64_t committed = atomic_load_explicit(&worker->committed, memory_order_relaxed);
     return (read > committed ? read - committed : 0) +
-           (worker->internal ? internal_pending(worker->internal) : 0);
+           (worker->internal ? internal_pending(worker->internal) : 0) +
+           atomic_load_explicit(&worker->waiting, memory_order_relaxed);
 }
 
 /* --- messages --- */

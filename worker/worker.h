@@ -53,6 +53,7 @@ struct worker {
     struct programs *programs; /* NULL: none may be run. Thread: executor */
     struct globals_slot globals;
     _Atomic uint64_t committed;  /* events of all sources but the internal one, in committed checkpoints */
+    _Atomic uint64_t waiting;    /* events that wait in their triggers (waiting.h) */
     _Atomic uint64_t decisions;  /* sequence number of the last one (common/decision.h) */
     _Atomic uint64_t own_source; /* hash of the name of the event source through which the workflow itself is
                                     published to; 0: none. Writer: checkpoint */

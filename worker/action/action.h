@@ -32,6 +32,8 @@ struct action_type {
      * wrote as "repeat". NULL: cannot. Thread: shard. Errors as fire. */
     int (*again)(const void *state, struct firing *firing, const struct json_value *request,
                  struct error *err);
+    /* Its intents answer (waiting.h), and its triggers wait for that. */
+    bool answers;
     /* Begins a committed intent; its end is reported with executor_done(). NULL: never has intents. Thread:
      * executor. */
     void (*start)(struct executor *executor, struct intent *intent);
@@ -76,6 +78,12 @@ void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTI
 
 /* Emits an event into the workflow itself; copies it. */
 int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err);
+/* The trigger waits for the answer to the intent with this key (waiting.h). For actions that answer. */
+void firing_await(struct firing *firing, const char *key);
+/* Whether the trigger goes with this firing, and so waits for nothing. */
+bool firing_is_last(const struct firing *firing);
+/* What names the trigger for ever: its uuid, or its id. */
+const char *firing_identity(const struct firing *firing);
 /* The workspace's global context, a JSON object; borrowed until the firing ends. */
 void firing_global(const struct firing *firing, struct json_value *ret_global);
 /* The trigger's context, a JSON object, appended: all of it, or all but the members that the condition owns.

@@ -8,6 +8,8 @@ extern const struct action_type action_pass;
 extern const struct action_type action_terminate;
 extern const struct action_type action_emit;
 extern const struct action_type action_exec;
+extern const struct action_type action_docker;
+extern const struct action_type action_docker_image;
 extern const struct action_type action_http_invoke;
 extern const struct action_type action_dag_dummy_task;
 extern const struct action_type action_dag_task_failure_handler;
@@ -36,6 +38,8 @@ static const struct action_type *const types[] = {
     &action_aws_asf_map,
     &action_aws_asf_end_statemachine,
     &action_exec,
+    &action_docker,
+    &action_docker_image,
 };
 
 const struct action_type *action_find(const char *name, size_t len)

@@ -12,7 +12,9 @@
 struct buffer;
 struct cloudevent;
 struct error;
+struct firing;
 struct json_value;
+struct permits;
 
 /* Outcome of an evaluation, a set of bits. */
 enum {
@@ -36,6 +38,10 @@ struct condition_type {
     void (*unload)(void *state);
     /* Thread: shard. No waiting; no allocation but what the state grows by. */
     unsigned (*evaluate)(void *state, const struct cloudevent *event);
+    /* It is evaluated outside (waiting.h): records an intent under this key that asks, and whose end comes
+     * back as an answer; evaluate is never called. document: the condition's own. NULL: it is evaluated here.
+     * Thread: shard. Errors: the event becomes a dead letter. */
+    int (*ask)(const struct json_value *document, struct firing *firing, const char *key, struct error *err);
     /* A write of another trigger's firing (worker/write.h), a JSON object of the writer's making. Outcome as
      * above: the trigger fires when the condition has come to hold by it. 0: the write means nothing here.
      * NULL: none does. Thread: shard. */
@@ -56,6 +62,11 @@ struct condition_type {
      * be like. Errors: ERROR_INVALID naming member and value. */
     const char *const *parameters;
     int (*check)(const struct json_value *context, struct error *err); /* NULL: as load says */
+    /* Whether its own document is right, also when it is stored already. NULL: anything goes. Errors:
+     * ERROR_INVALID. */
+    int (*accept)(const struct json_value *document, struct error *err);
+    /* Whether the configuration lets it be evaluated, as for actions. NULL: it always does. */
+    int (*permitted)(const struct json_value *document, const struct permits *permits, struct error *err);
 };
 
 /* NULL when there is none of this name. */

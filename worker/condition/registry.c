@@ -11,6 +11,8 @@ extern const struct condition_type condition_counter_threshold;
 extern const struct condition_type condition_dag_task_join;
 extern const struct condition_type condition_aws_asf_condition;
 extern const struct condition_type condition_aws_asf_join_statemachine;
+extern const struct condition_type condition_docker;
+extern const struct condition_type condition_docker_image;
 
 static const struct condition_type *const types[] = {
     &condition_true,
@@ -20,6 +22,8 @@ static const struct condition_type *const types[] = {
     &condition_dag_task_join,
     &condition_aws_asf_condition,
     &condition_aws_asf_join_statemachine,
+    &condition_docker,
+    &condition_docker_image,
 };
 
 const struct condition_type *condition_find(const char *name, size_t len)
