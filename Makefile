@@ -21,7 +21,7 @@ SECONDS := 30
 PACKAGES_build := gcc libc6-dev make pkg-config libmicrohttpd-dev libyaml-dev libjson-c-dev libcurl4-openssl-dev \
                   libhiredis-dev libxxhash-dev libssl-dev libsqlite3-dev librdkafka-dev librabbitmq-dev
 PACKAGES_test := libcmocka-dev libfaketime redis-server redis-tools openssl python3 default-jre-headless maven \
-                 rabbitmq-server python3-venv nghttp2-server
+                 rabbitmq-server python3-venv nghttp2-server busybox-static
 PACKAGES_bench := redis-server redis-tools wrk rabbitmq-server
 PACKAGES_lint := clang-format clang-tidy
 PACKAGES_fuzz := clang libclang-rt-14-dev

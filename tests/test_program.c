@@ -18,6 +18,7 @@
 #include "common/loop.h"
 #include "tests/support/wait.h"
 #include "worker/check.h"
+#include "worker/containers.h"
 #include "worker/permit.h"
 #include "worker/program.h"
 
@@ -54,6 +55,32 @@ static void test_permits(void **state)
         if ((r == 0) != rows[i].permitted)
             fail_msg("%s in %s: %s", rows[i].path, rows[i].allow, err.message);
     }
+}
+
+static void test_images(void **state)
+{
+    static const struct {
+        const char *allow;
+        const char *image;
+        bool permitted;
+    } rows[] = {
+        {"", "a", false},       {"a", "a", true},    {"a", "a:1", false},    {"b, a:1 ,c", "a:1", true},
+        {"a/*", "a/b:1", true}, {"a/*", "a", false}, {"a/*", "ab/c", false}, {"*", "any/thing", true},
+        {"a*", "a", true},      {",,", "", false},   {"aa", "a", false},
+    };
+    static const char *const wrong[] = {"",       "a b", "a?x=1", "../a", "a//b",
+                                        "a/../b", "-a",  "a\nb",  "a%2e", "/a"};
+    struct error err;
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if ((permit_image(rows[i].allow, rows[i].image, strlen(rows[i].image), &err) == 0) !=
+            rows[i].permitted)
+            fail_msg("%s in %s", rows[i].image, rows[i].allow);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        if (container_check_image(wrong[i], strlen(wrong[i]), &err) == 0)
+            fail_msg("%s", wrong[i]);
+    assert_int_equal(container_check_image("reg.example:5000/a/b_c:1.2-x", 28, &err), 0);
+    assert_int_equal(container_check_image("a@sha256:0123", 13, &err), 0);
 }
 
 static void test_uids(void **state)
@@ -117,6 +144,46 @@ static void test_check(void **state)
         const char *text = buffer_text(&answer);
         if (rows[i].reason ? !strstr(text, rows[i].reason) : strcmp(text, "{\"results\":[null]}"))
             fail_msg("%s: %s", rows[i].members, text);
+    }
+}
+
+/* The same of containers, as conditions and as actions. */
+static void test_check_docker(void **state)
+{
+    static const struct {
+        const char *members;
+        const char *reason; /* NULL: accepted */
+    } rows[] = {
+        {"\"name\":\"DOCKER\",\"image\":\"ours/x\",\"script\":\"s\",\"timeout_s\":3", NULL},
+        {"\"name\":\"DOCKER_IMAGE\",\"image\":\"ours/x\"", NULL},
+        {"\"name\":\"DOCKER\",\"image\":\"ours/x\"", "script is missing"},
+        {"\"name\":\"DOCKER\",\"image\":\"ours/x\",\"script\":1", "script is 1, not a text"},
+        {"\"name\":\"DOCKER_IMAGE\",\"image\":\"ours/x\",\"script\":\"s\"", "unknown parameter script"},
+        {"\"name\":\"DOCKER_IMAGE\"", "image is missing"},
+        {"\"name\":\"DOCKER_IMAGE\",\"image\":\"ours/x?y\"", "ours/x?y is no name of an image"},
+        {"\"name\":\"DOCKER_IMAGE\",\"image\":\"other\"", "image other is not among worker.docker_images"},
+        {"\"name\":\"DOCKER_IMAGE\",\"image\":\"ours/x\",\"retries\":-1", "is -1, not a whole number"},
+    };
+    (void)state;
+    for (size_t i = 0; i < 2 * sizeof rows / sizeof rows[0]; i++) {
+        BUFFER_AUTO answer = BUFFER_INIT;
+        BUFFER_AUTO request = BUFFER_INIT;
+        char document[512];
+        if (i % 2)
+            snprintf(document, sizeof document, "\"condition\":{\"name\":\"TRUE\"},\"action\":{%s}",
+                     rows[i / 2].members);
+        else
+            snprintf(document, sizeof document, "\"condition\":{%s},\"action\":{\"name\":\"PASS\"}",
+                     rows[i / 2].members);
+        buffer_printf(&request,
+                      "{\"check\":\"triggers\",\"permits\":{\"docker_images\":\"ours/*\"},\"triggers\":"
+                      "[{\"activation_events\":[{\"type\":\"a\"}],%s}]}",
+                      document);
+        check_answer(request.data, request.len, &answer);
+        const char *text = buffer_text(&answer);
+        const char *reason = rows[i / 2].reason;
+        if (reason ? !strstr(text, reason) : strcmp(text, "{\"results\":[null]}"))
+            fail_msg("%s: %s", document, text);
     }
 }
 
@@ -296,10 +363,11 @@ static void test_not_allowed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_permits),  cmocka_unit_test(test_uids),
-        cmocka_unit_test(test_check),    cmocka_unit_test(test_run),
-        cmocka_unit_test(test_too_many), cmocka_unit_test(test_runner_killed),
-        cmocka_unit_test(test_cancel),   cmocka_unit_test(test_not_allowed),
+        cmocka_unit_test(test_permits),      cmocka_unit_test(test_images),
+        cmocka_unit_test(test_uids),         cmocka_unit_test(test_check),
+        cmocka_unit_test(test_check_docker), cmocka_unit_test(test_run),
+        cmocka_unit_test(test_too_many),     cmocka_unit_test(test_runner_killed),
+        cmocka_unit_test(test_cancel),       cmocka_unit_test(test_not_allowed),
     };
     if (geteuid() == 0 && (setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0))
         perror("setresuid");

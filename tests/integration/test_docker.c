@@ -275,6 +275,23 @@ static void test_removed(void **state)
     process_kill(&bed->worker, SIGKILL);
 }
 
+/* examples/container prints what it should, and leaves no container. */
+static void test_example(void **state)
+{
+    char build[PATH_MAX], command[PATH_MAX + 256];
+    (void)state;
+    unsetenv("TRIGGERFLOW_DOCKER_IMAGES");
+    unsetenv("TRIGGERFLOW_DOCKER_PULL");
+    unsetenv("TRIGGERFLOW_DOCKER_SOCKET");
+    process_program("triggerflow", build);
+    *strrchr(build, '/') = '\0';
+    snprintf(command, sizeof command,
+             "examples/container/run %s >%s/printed && cmp examples/container/expected %s/printed", build,
+             folder, folder);
+    assert_int_equal(system(command), 0);
+    assert_string_equal(output_of("docker ps -aq | wc -l"), "0");
+}
+
 /* --- crashes --- */
 
 static unsigned kills(void)
@@ -415,8 +432,9 @@ static const char *absent(void)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_condition), TEST(test_action),  TEST(test_beside),       TEST(test_dies),
-        TEST(test_refused),   TEST(test_removed), TEST(test_random_kills), TEST(test_crash_points),
+        TEST(test_condition), TEST(test_action),       TEST(test_beside),
+        TEST(test_dies),      TEST(test_refused),      TEST(test_removed),
+        TEST(test_example),   TEST(test_random_kills), TEST(test_crash_points),
     };
     const char *why = absent();
     if (why) {
