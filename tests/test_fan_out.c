@@ -27,6 +27,7 @@ static struct intent *whole(const char *document)
     struct intent *intent;
     struct error err;
     assert_int_equal(intent_load(FIELD, strlen(FIELD), document, strlen(document), &intent, &err), 0);
+    intent->uncertain = true; /* as one that an earlier life has left */
     return intent;
 }
 
@@ -115,7 +116,7 @@ static void test_progress(void **state)
         if (i != 3 && i != 17)
             ended(f, i);
     text = progress_of(f);
-    assert_string_equal(text, "17:3");
+    assert_string_equal(text, "17/20:3");
     ended(f, 3); /* behind what is stored */
     fan_out_free(f);
     f = make(document, text);
@@ -132,7 +133,7 @@ static void test_progress(void **state)
     }
     ended(f, 19);
     text = progress_of(f);
-    assert_string_equal(text, "20:3,17,18");
+    assert_string_equal(text, "20/20:3,17,18");
     free(text);
     struct changes changes = {0};
     assert_false(fan_out_ended(f, 3, &changes));
@@ -148,7 +149,7 @@ static void test_progress(void **state)
 static void test_deaths(void **state)
 {
     (void)state;
-    enum { ELEMENTS = 300, WINDOW = 40 };
+    enum { ELEMENTS = FAN_OUT_FIRST + 500, WINDOW = 40, ROUNDS = 10 };
     BUFFER_AUTO elements = BUFFER_INIT;
     BUFFER_AUTO document = BUFFER_INIT;
     for (unsigned i = 0; i < ELEMENTS; i++)
@@ -159,26 +160,35 @@ static void test_deaths(void **state)
     buffer_append(&document, elements.data, elements.len);
     buffer_append_char(&document, '}');
     srandom(7);
-    for (unsigned round = 0; round < 30; round++) {
+    for (unsigned round = 0; round < ROUNDS; round++) {
         bool committed[ELEMENTS] = {false};
         bool pending[ELEMENTS] = {false};
+        bool started[ELEMENTS] = {false}; /* in some life */
+        unsigned n_certain = 0;
         char *progress = calloc(1, 1);
         struct fan_out *f = make(buffer_text(&document), NULL);
         uint32_t under_way[WINDOW];
-        unsigned n = 0, n_committed = 0;
+        unsigned n = 0, n_committed = 0, lives = 0;
         while (n_committed < ELEMENTS) {
             struct error err;
             struct intent *element;
             while (n < WINDOW && (element = fan_out_next(f, &err))) {
                 assert_false(committed[element->index]);
+                assert_true(element->uncertain || !started[element->index] || !lives);
+                n_certain += lives && !element->uncertain;
+                started[element->index] = true;
                 under_way[n++] = element->index;
                 intent_free(element);
             }
-            unsigned which = (unsigned)random() % n;
-            bool all = ended(f, under_way[which]);
-            pending[under_way[which]] = true;
-            under_way[which] = under_way[--n];
-            if (all || random() % 8 == 0) { /* a checkpoint */
+            bool all = false;
+            if (n) {
+                unsigned which = (unsigned)random() % n;
+                all = ended(f, under_way[which]);
+                pending[under_way[which]] = true;
+                under_way[which] = under_way[--n];
+            }
+            if (all || !n || random() % 8 == 0) { /* a checkpoint */
+                fan_out_announce(f, 3);
                 char *text = progress_of(f);
                 if (*text || all) {
                     free(progress);
@@ -192,13 +202,55 @@ static void test_deaths(void **state)
             } else if (random() % 40 == 0) { /* a death */
                 fan_out_free(f);
                 f = make(buffer_text(&document), *progress ? progress : NULL);
+                lives++;
                 memcpy(pending, committed, sizeof pending);
                 n = 0;
             }
         }
+        assert_true(!lives || n_certain);
         free(progress);
         fan_out_free(f);
     }
+}
+
+static void test_held(void **state)
+{
+    (void)state;
+    BUFFER_AUTO document = BUFFER_INIT;
+    buffer_append_text(&document, DOCUMENT("[0"));
+    document.len--; /* the brace */
+    for (unsigned i = 1; i < FAN_OUT_FIRST + 10; i++)
+        buffer_printf(&document, ",%u", i);
+    buffer_append_text(&document, "]}");
+    struct fan_out *f = make(buffer_text(&document), NULL);
+    struct error err;
+    struct intent *element;
+    for (unsigned i = 0; i < FAN_OUT_FIRST; i++) {
+        assert_false(fan_out_is_held(f));
+        assert_non_null(element = fan_out_next(f, &err));
+        intent_free(element);
+    }
+    assert_true(fan_out_is_held(f));
+    assert_null(fan_out_next(f, &err));
+    assert_false(fan_out_exhausted(f));
+    fan_out_announce(f, 4);
+    char *text = progress_of(f);
+    assert_string_equal(text, "0/1004");
+    free(text);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_non_null(element = fan_out_next(f, &err));
+        intent_free(element);
+    }
+    assert_true(fan_out_is_held(f));
+    fan_out_announce(f, 1000);
+    for (unsigned i = 0; i < 6; i++) {
+        assert_non_null(element = fan_out_next(f, &err));
+        intent_free(element);
+    }
+    assert_false(fan_out_is_held(f));
+    assert_null(fan_out_next(f, &err));
+    assert_true(fan_out_exhausted(f));
+    fan_out_free(f);
 }
 
 static void test_refused(void **state)
@@ -209,7 +261,8 @@ static void test_refused(void **state)
         "{\"key\":\"k\",\"trigger\":\"t\",\"action\":\"EMIT\",\"body\":{},\"elements\":[1]}",
         "{\"key\":\"k\",\"trigger\":\"t\",\"action\":\"EMIT\",\"body\":{},\"of\":{\"identity\":\"u\","
         "\"number\":-1},\"elements\":[1]}"};
-    static const char *const progress[] = {"", "x", "3", "2:2", "2:0,0", "1:", "1;0", "2:0,", "-1"};
+    static const char *const progress[] = {"",     "x",  "3",  "2:2", "2:0,0", "1:",  "1;0",
+                                           "2:0,", "-1", "1/", "1/3", "1/x",   "1/2;"};
     struct fan_out *f;
     struct error err;
     for (size_t i = 0; i < sizeof documents / sizeof documents[0]; i++) {
@@ -229,10 +282,8 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_elements),
-        cmocka_unit_test(test_progress),
-        cmocka_unit_test(test_deaths),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_elements), cmocka_unit_test(test_progress), cmocka_unit_test(test_deaths),
+        cmocka_unit_test(test_held),     cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -442,11 +442,21 @@ static void collect_finished(struct checkpoint *c, uint64_t epoch)
     write_finished(c);
 }
 
+static void collect_outbox(struct checkpoint *c, uint64_t epoch)
+{
+    struct intent *lists[ARENA_MAX_SHARDS + 1];
+    size_t n = 0;
+    for (unsigned i = 0; i < c->worker->n_shards; i++)
+        lists[n++] = shard_cut(c->worker->shards[i], epoch)->intents;
+    lists[n++] = c->injection.intents;
+    outbox_collect(c->outbox, lists, n, &c->cut.changes);
+}
+
 static int gather(struct checkpoint *c, uint64_t epoch, struct error *err)
 {
     struct worker *w = c->worker;
     collect_completed(c, epoch);
-    outbox_collect(c->outbox, &c->cut.changes);
+    collect_outbox(c, epoch);
     collect_finished(c, epoch);
     internal_collect(w->internal, epoch, &c->cut.changes);
     emissions_collect(w->emissions, w->sources, ARENA_MAX_SOURCES, epoch, &c->cut.changes);
@@ -1057,7 +1067,7 @@ static void serve(struct checkpoint *c)
             atomic_store(&c->changed, true);
         }
         bool urgent = inject(c, now) || atomic_load(&c->intent_waits);
-        c->due |= urgent || c->retire_pending;
+        c->due |= urgent || c->retire_pending || outbox_wants_epoch(c->outbox);
         if (c->due && (urgent || now >= epoch_not_before(c, now))) {
             c->due = false;
             c->idle_since_ns = 0;

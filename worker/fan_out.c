@@ -1,5 +1,6 @@
 #include "worker/fan_out.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,8 @@ struct fan_out {
     struct json_iter iter; /* over the elements */
     uint32_t n;
     uint32_t next;       /* to be started */
+    uint32_t announced;  /* those below may be */
+    uint32_t doubtful;   /* those below may have been, in an earlier life */
     uint32_t ended;      /* how many */
     uint32_t top;        /* above the last one that has ended */
     unsigned char *bits; /* those that have ended */
@@ -101,6 +104,8 @@ static int read_document(struct fan_out *f, struct error *err)
     append_member(root, "trigger", &f->head);
     append_member(root, "action", &f->head);
     append_member(root, "body", &f->head);
+    f->announced = f->n < FAN_OUT_FIRST ? f->n : FAN_OUT_FIRST;
+    f->doubtful = f->announced;
     f->bits = calloc(f->n / 8 + 1, 1);
     if (!f->bits || f->head.failed)
         return error_set(err, ERROR_MEMORY, "out of memory");
@@ -111,8 +116,12 @@ static int read_progress(struct fan_out *f, const char *text, struct error *err)
 {
     char *end;
     unsigned long long next = strtoull(text, &end, 10);
-    if (end == text || next > f->n || (*end && *end != ':'))
+    unsigned long long started = f->n;
+    if (end != text && end[0] == '/' && isdigit((unsigned char)end[1]))
+        started = strtoull(end + 1, &end, 10);
+    if (end == text || next > started || started > f->n || (*end && *end != ':'))
         return error_set(err, ERROR_INVALID, FAN_OUT_PREFIX "%s is %.80s", f->field, text);
+    f->announced = f->doubtful = (uint32_t)started;
     for (uint32_t i = 0; i < next; i++)
         set_ended(f, i);
     while (*end) {
@@ -147,6 +156,20 @@ int fan_out_new(struct intent *intent, const char *creation, const char *progres
     return 0;
 }
 
+void fan_out_announce(struct fan_out *fan_out, uint64_t n)
+{
+    uint64_t reach = fan_out->next + n < fan_out->n ? fan_out->next + n : fan_out->n;
+    if (reach <= fan_out->announced)
+        return;
+    fan_out->announced = (uint32_t)reach;
+    fan_out->changed = true;
+}
+
+bool fan_out_is_held(const struct fan_out *fan_out)
+{
+    return fan_out->next >= fan_out->announced && fan_out->next < fan_out->n;
+}
+
 void fan_out_write(struct fan_out *fan_out, struct changes *out)
 {
     struct fan_out *f = fan_out;
@@ -156,6 +179,8 @@ void fan_out_write(struct fan_out *fan_out, struct changes *out)
     int n = snprintf(key, sizeof key, FAN_OUT_PREFIX "%s", f->field);
     struct buffer *b = changes_begin(out, STORAGE_CHECKPOINT, STORAGE_PUT, key, (size_t)n, "", 0);
     buffer_append_u64(b, f->top);
+    buffer_append_char(b, '/');
+    buffer_append_u64(b, f->announced);
     char separator = ':';
     for (uint32_t i = 0; i < f->top; i++) {
         if (!(i % 8) && f->bits[i / 8] == 0xFF) {
@@ -198,7 +223,7 @@ static struct intent *make_element(struct fan_out *f, uint32_t i, const struct j
     element->fan_out = f;
     element->index = i;
     element->replayed = f->replayed;
-    element->uncertain = f->uncertain;
+    element->uncertain = f->uncertain && i < f->doubtful;
     return element;
 }
 
@@ -211,7 +236,7 @@ struct intent *fan_out_next(struct fan_out *fan_out, struct error *err)
 {
     struct fan_out *f = fan_out;
     struct json_value name, value;
-    while (f->intent) {
+    while (f->intent && !fan_out_is_held(f)) {
         struct json_iter before = f->iter;
         if (!json_next(&f->iter, &name, &value)) {
             intent_free(f->intent);

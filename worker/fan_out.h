@@ -3,8 +3,10 @@
  * It is stored once, as {"key","trigger","action","body","of":{"identity","number"},"elements":[...]}. Each
  * element becomes an intent of its own in memory only: the same document with "element" and "index" in place
  * of "elements" and "of", under its own idempotency key. Which of them have ended is stored apart, in the
- * field fan_out:<the intent's field> of the checkpoint, as NEXT[:OPEN,OPEN,...]: all below NEXT have ended
- * but those that are listed; no more are listed than were in memory at a time. So a completion costs bytes,
+ * field fan_out:<the intent's field> of the checkpoint, as NEXT/STARTED[:OPEN,OPEN,...]: all below NEXT have
+ * ended but those that are listed; no more are listed than were in memory at a time. None from STARTED on can
+ * have been started (FAN_OUT_FIRST as long as there is no such field): no element is, before what says so is
+ * committed. So a completion costs bytes,
  * not the document. When all have ended, both go.
  *
  * The worker dies                       | stored                        | the successor
@@ -29,6 +31,7 @@ struct fan_out;
 struct intent;
 
 #define FAN_OUT_PREFIX "fan_out:"
+#define FAN_OUT_FIRST 1000 /* elements that may be started without further ado */
 
 /* Takes the intent on success. progress: what is stored of it, NULL: nothing. creation: the workspace's.
  * Errors: ERROR_INVALID, ERROR_MEMORY. */
@@ -42,6 +45,11 @@ struct intent *fan_out_next(struct fan_out *fan_out, struct error *err);
 bool fan_out_exhausted(const struct fan_out *fan_out);
 /* An element has ended. Whether all have: then its fields are deleted, and it is to be freed. */
 bool fan_out_ended(struct fan_out *fan_out, uint32_t element, struct changes *out);
+/* From the epoch on that fan_out_write is called for next, so many more elements may be started than have
+ * been so far. */
+void fan_out_announce(struct fan_out *fan_out, uint64_t n);
+/* Whether fan_out_next gives nothing until that. */
+bool fan_out_is_held(const struct fan_out *fan_out);
 /* Writes the progress, if there was some since the last time. */
 void fan_out_write(struct fan_out *fan_out, struct changes *out);
 

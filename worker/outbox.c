@@ -21,6 +21,7 @@
 #include "worker/worker.h"
 
 #define REFILL_AT_ONCE 500
+#define AHEAD 1000 /* of what there is room for: announced, so that it need not wait for an epoch */
 
 struct outbox {
     struct worker *worker;
@@ -28,8 +29,12 @@ struct outbox {
     size_t first;
     size_t n;
     size_t cap;
-    size_t left; /* so many of those in front are of an earlier life, in which they may have been started */
-    struct fan_out *fan_outs; /* those with elements that have not ended */
+    size_t allowed;                   /* of those: may be handed over, the stored checkpoint covers them */
+    size_t allowed_new;               /* of the epoch under way: likewise */
+    size_t recovered;                 /* [0, recovered) were left by an earlier life of the worker */
+    char announced[INTENT_FIELD_MAX]; /* outbox_started as it is stored; "": it is not, all may be started */
+    char uncertain[INTENT_FIELD_MAX]; /* the same as an earlier life has left it */
+    struct fan_out *fan_outs;         /* those with elements that have not ended */
     struct fan_out *starting; /* the one of them whose elements are being started; the rest waits for it */
     struct stored_fields progress; /* of fan-outs, as an earlier life has left it */
 };
@@ -64,7 +69,7 @@ bool outbox_empty(const struct outbox *outbox)
 static void wait_in_storage(struct outbox *o, const char *field)
 {
     if (o->first == o->n)
-        o->first = o->n = 0;
+        o->first = o->n = o->recovered = 0;
     if (o->n == o->cap) {
         size_t cap = o->cap ? o->cap * 2 : 256;
         void *fields = realloc(o->fields, cap * sizeof *o->fields);
@@ -104,8 +109,12 @@ int outbox_restore(struct outbox *outbox, struct recovery *recovery, struct emis
         if (register_emission(&recovery->outbox.items[i], emissions, err) < 0)
             return -1;
         wait_in_storage(outbox, recovery->outbox.items[i].key);
+        outbox->allowed += !*recovery->outbox_started ||
+                           strcmp(recovery->outbox.items[i].key, recovery->outbox_started) <= 0;
     }
-    outbox->left = recovery->outbox.n;
+    outbox->recovered = outbox->n;
+    memcpy(outbox->announced, recovery->outbox_started, sizeof outbox->announced);
+    memcpy(outbox->uncertain, recovery->outbox_started, sizeof outbox->uncertain);
     return 0;
 }
 
@@ -162,14 +171,6 @@ void outbox_element_ended(struct outbox *outbox, const struct intent *element, s
     fan_out_free(element->fan_out);
 }
 
-void outbox_collect(struct outbox *outbox, struct changes *out)
-{
-    for (struct fan_out *f = outbox->fan_outs; f; f = fan_out_after(f))
-        fan_out_write(f, out);
-}
-
-/* --- starting --- */
-
 static uint64_t room(const struct outbox *o)
 {
     uint64_t limit = (uint64_t)o->worker->config->max_pending_actions;
@@ -177,16 +178,84 @@ static uint64_t room(const struct outbox *o)
     return pending < limit ? limit - pending : 0;
 }
 
-/* Starts intents of a list while there is room, and returns the rest. */
-static struct intent *start_list(struct outbox *o, struct intent *list)
+/* --- how far it may go --- */
+
+static void store_announced(struct outbox *o, const char *field, struct changes *out)
+{
+    static const char name[] = "outbox_started";
+    if (!strcmp(o->announced, field))
+        return;
+    if (*field)
+        changes_put(out, STORAGE_CHECKPOINT, name, sizeof name - 1, field, strlen(field));
+    else
+        changes_delete(out, STORAGE_CHECKPOINT, name, sizeof name - 1);
+    memset(o->announced, 0, sizeof o->announced);
+    memcpy(o->announced, field, strnlen(field, sizeof o->announced - 1));
+}
+
+/* The nth intent of some lists, from 1. */
+static const struct intent *nth(struct intent *const *lists, size_t n_lists, size_t n)
+{
+    for (size_t i = 0; i < n_lists; i++)
+        for (const struct intent *intent = lists[i]; intent; intent = intent->next)
+            if (!--n)
+                return intent;
+    return NULL;
+}
+
+static void announce(struct outbox *o, struct intent *const *lists, size_t n_lists, struct changes *out)
+{
+    size_t waiting = o->n - o->first;
+    size_t fresh = 0;
+    for (size_t i = 0; i < n_lists; i++)
+        for (const struct intent *intent = lists[i]; intent; intent = intent->next)
+            fresh++;
+    o->allowed_new = fresh;
+    if (o->worker->config->action_start == CONFIG_ACTION_IMMEDIATE || (outbox_empty(o) && fresh <= room(o))) {
+        o->allowed = waiting;
+        store_announced(o, "", out);
+        return;
+    }
+    size_t reach = (size_t)room(o) + AHEAD;
+    reach = reach < waiting + fresh ? reach : waiting + fresh;
+    reach = reach > o->allowed ? reach : o->allowed;
+    o->allowed = reach < waiting ? reach : waiting;
+    o->allowed_new = reach - o->allowed;
+    if (reach)
+        store_announced(
+            o, o->allowed_new ? nth(lists, n_lists, o->allowed_new)->field : o->fields[o->first + reach - 1],
+            out);
+}
+
+void outbox_collect(struct outbox *outbox, struct intent *const *lists, size_t n_lists, struct changes *out)
+{
+    announce(outbox, lists, n_lists, out);
+    if (outbox->starting)
+        fan_out_announce(outbox->starting, room(outbox) + AHEAD);
+    for (struct fan_out *f = outbox->fan_outs; f; f = fan_out_after(f))
+        fan_out_write(f, out);
+}
+
+bool outbox_wants_epoch(const struct outbox *outbox)
+{
+    if (outbox_empty(outbox) || !executor_has_room(outbox->worker->executor))
+        return false;
+    return outbox->starting ? fan_out_is_held(outbox->starting) : !outbox->allowed;
+}
+
+/* --- starting, as far as it may --- */
+
+/* Starts intents of a list while there is room, at most so many, and returns the rest. */
+static struct intent *start_list(struct outbox *o, struct intent *list, size_t *allowed)
 {
     struct intent *starting = NULL;
     struct intent **end = &starting;
     uint64_t left = room(o);
     if (o->starting)
         start_elements(o, &end, &left);
-    while (list && left && !o->starting) {
+    while (list && left && *allowed && !o->starting) {
         struct intent *intent = list;
+        --*allowed;
         list = intent->next;
         intent->next = NULL;
         if (intent->fans_out) {
@@ -206,14 +275,18 @@ static struct intent *start_list(struct outbox *o, struct intent *list)
 
 void outbox_start(struct outbox *outbox, struct intent *list)
 {
-    struct intent *rest = outbox_empty(outbox) ? start_list(outbox, list) : list;
-    for (struct intent *intent = rest; intent; intent = intent->next)
+    struct intent *rest = outbox_empty(outbox) ? start_list(outbox, list, &outbox->allowed_new) : list;
+    for (struct intent *intent = rest; intent; intent = intent->next) {
         wait_in_storage(outbox, intent->field);
+        outbox->allowed += outbox->allowed_new != 0;
+        outbox->allowed_new -= outbox->allowed_new != 0;
+    }
     intent_free_list(rest);
 }
 
 struct refill {
-    bool uncertain;
+    const struct outbox *outbox;
+    bool recovered; /* what is read was left by an earlier life */
     struct intent *list;
     struct intent **end;
 };
@@ -229,7 +302,8 @@ static int see_intent(void *data, const char *field, size_t field_len, const cha
         return err.code == ERROR_MEMORY ? -1 : 0;
     }
     intent->replayed = true;
-    intent->uncertain = refill->uncertain;
+    intent->uncertain = refill->recovered && (!*refill->outbox->uncertain ||
+                                              strcmp(intent->field, refill->outbox->uncertain) <= 0);
     *refill->end = intent;
     refill->end = &intent->next;
     return 0;
@@ -243,10 +317,9 @@ static int read_back(struct outbox *o, struct storage *storage, struct refill *r
     struct error err;
     size_t n = 0;
     uint64_t most = room(o) < REFILL_AT_ONCE ? room(o) : REFILL_AT_ONCE;
-    if (o->left && most > o->left)
-        most = o->left;
-    refill->uncertain = o->left;
-    while (n < most && o->first + n < o->n) {
+    refill->recovered = o->first < o->recovered;
+    size_t end = refill->recovered ? o->recovered : o->n;
+    while (n < most && n < o->allowed && o->first + n < end) {
         const char *field = o->fields[o->first + n];
         if (n && intent_field_fans_out(field))
             break;
@@ -265,16 +338,16 @@ static int read_back(struct outbox *o, struct storage *storage, struct refill *r
 
 void outbox_refill(struct outbox *outbox, struct storage *storage)
 {
+    size_t n = 0;
     if (outbox->starting)
-        start_list(outbox, NULL);
-    while (!outbox->starting && !outbox_empty(outbox) && room(outbox)) {
-        struct refill refill = {.end = &refill.list};
-        size_t n;
+        start_list(outbox, NULL, &n);
+    while (!outbox->starting && !outbox_empty(outbox) && outbox->allowed && room(outbox)) {
+        struct refill refill = {.outbox = outbox, .end = &refill.list};
         if (read_back(outbox, storage, &refill, &n) < 0)
             return;
         outbox->first += n;
-        outbox->left -= refill.uncertain ? n : 0;
-        intent_free_list(start_list(outbox, refill.list)); /* there was room for all */
+        outbox->allowed -= n;
+        intent_free_list(start_list(outbox, refill.list, &n)); /* there was room for all */
     }
 }
 

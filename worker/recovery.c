@@ -155,6 +155,9 @@ static int see_checkpoint(void *data, const char *key, size_t key_len, const cha
         char number[24] = "";
         memcpy(number, value, len < sizeof number - 1 ? len : sizeof number - 1);
         r->dead_letter_bytes = strtoull(number, NULL, 10);
+    } else if (key_len == 14 && !memcmp(key, "outbox_started", 14) && len < sizeof r->outbox_started) {
+        memcpy(r->outbox_started, value, len);
+        r->outbox_started[len] = '\0';
     } else if (key_len == 8 && !memcmp(key, "finished", 8)) {
         read_finished(r, value, len);
     } else if (key_len == 6 && !memcmp(key, "paused", 6)) {

@@ -39,6 +39,7 @@ struct recovery {
     struct stored_fields seen;      /* key without "seen:" */
     struct stored_fields consumed;  /* names of the sources that fields of consumed messages belong to */
     struct stored_fields fan_outs;  /* key without "fan_out:" */
+    char outbox_started[48];        /* outbox.h; "": it is not stored */
     uint64_t dead_letter_bytes;
     uint64_t finished;
     bool finish_open;
