@@ -240,7 +240,7 @@ static void test_lambda_record(void **state)
 
 static void publish_to(struct worker_bed *bed, const char *of)
 {
-    source(bed, "sqs", fake_sqs_port(queue), "events", "");
+    source(bed, "sqs", fake_sqs_port(queue), "events", ",\"receives\":1"); /* so that they come in order */
     source(bed, "to", fake_sqs_port(queue), of, ",\"consume\":false");
     worker_bed_trigger(bed, "emit", "TRUE", "{}",
                        "{\"name\":\"EMIT\",\"event_source\":\"to\",\"event\":{\"type\":\"sent\"}}", "t", "s");
