@@ -146,9 +146,12 @@ static int read_queue(struct sqs_parameters *p, struct error *err)
     else
         good = is_name(p->queue);
     if (!good) {
+        const char *shown = p->queue ? p->queue : p->url;
         free(region);
-        return error_set(err, ERROR_INVALID, "parameter queue is %.120s, not the name, URL or ARN of a queue",
-                         p->queue ? p->queue : p->url);
+        return strchr(shown, '@') /* there may be a password */
+                   ? error_set(err, ERROR_INVALID, "parameter queue is a URL with a user, or none of a queue")
+                   : error_set(err, ERROR_INVALID,
+                               "parameter queue is %.120s, not the name, URL or ARN of a queue", shown);
     }
     p->fifo = ends_with(p->queue, ".fifo");
     if (!p->region)

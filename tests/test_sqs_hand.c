@@ -1,0 +1,138 @@
+/* Messages in hand: their way, what comes again, what is settled. */
+#include "worker/source/sqs_hand.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+static struct sqs_hand hand;
+
+static int setup(void **state)
+{
+    (void)state;
+    sqs_hand_init(&hand);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    sqs_hand_done(&hand);
+    return 0;
+}
+
+static struct sqs_entry *add(uint64_t n, uint64_t visible)
+{
+    struct consumed_id id = {n, n};
+    assert_int_equal(sqs_hand_add(&hand, &id, strdup("r"), strdup("body"), 4, visible, 0, NULL), 0);
+    return sqs_hand_find(&hand, &id);
+}
+
+static void deliver(struct sqs_entry *e, uint64_t epoch)
+{
+    assert_int_equal(sqs_hand_reserve(&hand, NULL), 0);
+    sqs_hand_delivered(&hand, e, epoch);
+}
+
+static void test_way(void **state)
+{
+    struct sqs_entry *a = add(1, 10);
+    struct sqs_entry *b = add(2, 20);
+    (void)state;
+    assert_int_equal(hand.held_bytes, 8);
+    assert_ptr_equal(sqs_hand_first(&hand, SQS_HELD), a);
+    assert_ptr_equal(sqs_hand_next(&hand, a), b);
+    deliver(a, 5);
+    deliver(b, 6);
+    assert_int_equal(hand.held_bytes, 0);
+    sqs_hand_committed(&hand, 5);
+    assert_ptr_equal(sqs_hand_first(&hand, SQS_DUE), a);
+    assert_ptr_equal(sqs_hand_first(&hand, SQS_DELIVERED), b);
+    assert_int_equal(sqs_hand_settled(&hand, 5), 0);
+    sqs_hand_move(&hand, a, SQS_DELETING, false);
+    sqs_hand_remove(&hand, a);
+    assert_int_equal(sqs_hand_settled(&hand, 5), 5);
+    assert_int_equal(sqs_hand_settled(&hand, 5), 0);
+    sqs_hand_committed(&hand, 6);
+    sqs_hand_remove(&hand, b);
+    assert_int_equal(sqs_hand_settled(&hand, 6), 6);
+    assert_int_equal(sqs_hand_count(&hand), 0);
+}
+
+/* Epochs settle in their order, and not before they are committed. */
+static void test_settled_in_order(void **state)
+{
+    struct sqs_entry *a = add(1, 10);
+    struct sqs_entry *b = add(2, 10);
+    struct sqs_entry *c = add(3, 10);
+    (void)state;
+    deliver(a, 5);
+    deliver(b, 5);
+    deliver(c, 6);
+    sqs_hand_committed(&hand, 6);
+    sqs_hand_remove(&hand, c);
+    sqs_hand_remove(&hand, a);
+    assert_int_equal(sqs_hand_settled(&hand, 6), 0);
+    sqs_hand_remove(&hand, b);
+    assert_int_equal(sqs_hand_settled(&hand, 5), 5);
+    assert_int_equal(sqs_hand_settled(&hand, 6), 6);
+}
+
+static void test_again(void **state)
+{
+    struct sqs_entry *a = add(1, 10);
+    struct sqs_entry *b = add(2, 20);
+    (void)state;
+    assert_ptr_equal(sqs_hand_expiring(&hand), a);
+    sqs_hand_renew(&hand, a, strdup("newer"), 30);
+    assert_string_equal(a->receipt, "newer");
+    assert_false(a->renewed);
+    assert_ptr_equal(sqs_hand_expiring(&hand), b);
+    deliver(a, 1);
+    sqs_hand_committed(&hand, 1);
+    sqs_hand_move(&hand, a, SQS_DELETING, false);
+    sqs_hand_renew(&hand, a, strdup("newest"), 40);
+    assert_true(a->renewed);
+    sqs_hand_move(&hand, a, SQS_LOST, false);
+    sqs_hand_drop(&hand, b);
+    assert_ptr_equal(sqs_hand_first(&hand, SQS_DUE), b);
+    sqs_hand_renew(&hand, a, strdup("last"), 50);
+    assert_int_equal(a->stage, SQS_DUE);
+    assert_ptr_equal(sqs_hand_next(&hand, b), a);
+    sqs_hand_clear(&hand);
+    assert_int_equal(sqs_hand_count(&hand), 0);
+    assert_null(sqs_hand_expiring(&hand));
+}
+
+/* What is being deleted or extended is passed over. */
+static void test_expiring(void **state)
+{
+    struct sqs_entry *a = add(1, 10);
+    struct sqs_entry *b = add(2, 20);
+    struct sqs_entry *c = add(3, 30);
+    (void)state;
+    sqs_hand_move(&hand, a, SQS_DELETING, false);
+    assert_ptr_equal(sqs_hand_expiring(&hand), b);
+    b->extending = true;
+    assert_ptr_equal(sqs_hand_expiring(&hand), c);
+    sqs_hand_move(&hand, c, SQS_LOST, false);
+    assert_null(sqs_hand_expiring(&hand));
+    sqs_hand_move(&hand, a, SQS_DUE, true);
+    assert_ptr_equal(sqs_hand_expiring(&hand), a);
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        CASE(test_way),
+        CASE(test_settled_in_order),
+        CASE(test_again),
+        CASE(test_expiring),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
