@@ -299,6 +299,146 @@ static void test_executions(void **state)
     assert_int_equal(failures, 0);
 }
 
+/* --- answers --- */
+
+/* Stores a machine; *ret_end: the trigger of its end. */
+static void store(struct bed *bed, const char *definition, char ret_end[32])
+{
+    struct json_value root;
+    unsigned number = 0;
+    struct asl_machine machine = {.prefix = "",
+                                  .number = &number,
+                                  .more = "",
+                                  .task = buffer_text(&bed->task),
+                                  .put = put_trigger,
+                                  .data = bed};
+    assert_int_equal(json_scan(definition, strlen(definition), &root, NULL), 0);
+    assert_true(asl_compile(&machine, &root));
+    snprintf(ret_end, 32, "%s", buffer_text(&machine.end));
+    asl_machine_done(&machine);
+}
+
+static void run(struct bed *bed, const char *input)
+{
+    assert_int_equal(
+        workspace_publish_one(&bed->worker->workspace, "in", "run", "lambda.success", "__init__", input), 0);
+    worker_bed_settle(bed->worker);
+}
+
+/* A member of a trigger's context; "" without it. Valid until the next call. */
+static const char *context(const struct bed *bed, const char *trigger, const char *name)
+{
+    static struct buffer shown;
+    struct json_value root, all, value;
+    size_t len;
+    char *text = workspace_get(&bed->worker->workspace, "triggers", trigger);
+    assert_non_null(text);
+    assert_int_equal(json_scan(text, strlen(text), &root, NULL), 0);
+    assert_true(json_member(&root, "context", &all));
+    buffer_reset(&shown, 4096);
+    if (json_member(&all, name, &value)) {
+        const char *raw = json_raw(&value, &len);
+        buffer_append(&shown, raw, len);
+    }
+    free(text);
+    return buffer_text(&shown);
+}
+
+static const char each[] =
+    "{\"StartAt\":\"Each\",\"States\":{\"Each\":{\"Type\":\"Map\",\"End\":true,\"ItemProcessor\":"
+    "{\"StartAt\":\"Task\",\"States\":{\"Task\":{\"Type\":\"Task\",\"Resource\":\"f\",\"End\":true,"
+    "\"Parameters\":{\"n.$\":\"$.n\",\"behave.$\":\"$.behave\"},\"OutputPath\":\"$.n\"}}}}}}";
+
+/* The function, which takes as long as its arguments say. */
+static bool give_back(void *data, const char *function, const struct json_value *payload,
+                      struct buffer *result)
+{
+    struct json_value n;
+    (void)data;
+    (void)function;
+    if (!json_member(payload, "n", &n))
+        return false;
+    buffer_printf(result, "{\"n\":%.*s}", (int)n.len, n.text);
+    return true;
+}
+
+static void write_items(unsigned n, struct buffer *items, struct buffer *results)
+{
+    for (unsigned i = 0; i < n; i++) {
+        buffer_printf(items, "%c{\"n\":%u,\"behave\":{\"run_ms\":%u}}", i ? ',' : '[', i, (n - i) % 23);
+        buffer_printf(results, "%c%u", i ? ',' : '[', i);
+    }
+    buffer_append_char(items, ']');
+    buffer_append_char(results, ']');
+}
+
+/* By the key that they give back, results find their place, in whatever order they come. */
+static void test_order(void **state)
+{
+    struct bed *bed = *state;
+    char end[32];
+    BUFFER_AUTO items = BUFFER_INIT;
+    BUFFER_AUTO results = BUFFER_INIT;
+    write_items(200, &items, &results);
+    store(bed, each, end);
+    function_server_compute(bed->server, give_back, NULL);
+    worker_bed_up(bed->worker);
+    run(bed, buffer_text(&items));
+    AWAIT_BED(bed->worker, !strcmp(context(bed, end, "result"), buffer_text(&results)));
+    assert_int_equal(workspace_count(&bed->worker->workspace, "dead_letters"), 0);
+    assert_int_equal(function_server_keys(bed->server, "f", "Task"), 200);
+    run(bed, "[]");
+    AWAIT_BED(bed->worker, !strcmp(context(bed, end, "result"), "[]"));
+    worker_bed_stop(bed->worker);
+}
+
+/* Without keys each counts once all the same; their order is that of their arrival. */
+static void test_without_keys(void **state)
+{
+    struct bed *bed = *state;
+    char end[32];
+    bool seen[50] = {false};
+    struct json_value result, name, value;
+    struct json_iter iter;
+    unsigned n = 0;
+    BUFFER_AUTO items = BUFFER_INIT;
+    BUFFER_AUTO results = BUFFER_INIT;
+    write_items(50, &items, &results);
+    store(bed, each, end);
+    function_server_compute(bed->server, give_back, NULL);
+    function_server_behave(bed->server, NULL, &(struct function_behaviour){.publish = true, .no_key = true});
+    worker_bed_up(bed->worker);
+    run(bed, buffer_text(&items));
+    AWAIT_BED(bed->worker, *context(bed, end, "result"));
+    worker_bed_stop(bed->worker);
+    const char *text = context(bed, end, "result");
+    assert_int_equal(json_scan(text, strlen(text), &result, NULL), 0);
+    json_iter_init(&iter, &result);
+    for (; json_next(&iter, &name, &value); n++) {
+        int64_t item;
+        assert_true(json_integer(&value, &item) && item >= 0 && item < 50 && !seen[item]);
+        seen[item] = true;
+    }
+    assert_int_equal(n, 50);
+}
+
+/* An invocation that is given up is a dead letter, and nobody waits for its answer any more. */
+static void test_given_up(void **state)
+{
+    struct bed *bed = *state;
+    char end[32];
+    store(bed, each, end);
+    function_server_behave(bed->server, NULL, &(struct function_behaviour){.status = 404});
+    worker_bed_up(bed->worker);
+    run(bed, "[{\"n\":1,\"behave\":{}}]");
+    AWAIT_BED(bed->worker, workspace_dead_letters(&bed->worker->workspace, "action_failed") == 1);
+    worker_bed_settle(bed->worker);
+    worker_bed_stop(bed->worker);
+    assert_string_equal(context(bed, "StateMachine2", "answers"), "");
+    assert_string_equal(context(bed, "StateMachine2", "join_multiple"), "1");
+    assert_string_equal(context(bed, end, "result"), "");
+}
+
 static int start_redis(void **state)
 {
     (void)state;
@@ -316,6 +456,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_executions, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_without_keys, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_given_up, setup, teardown),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");
