@@ -470,7 +470,7 @@ static void test_parallel_input(void **state)
     send(&bed, "before", "{\"i\":1}", NULL, NULL);
     assert_log(&bed, "");
     reload(&bed);
-    send(&bed, "StateMachine1", "5", NULL, NULL);
+    send(&bed, "c1-StateMachine1", "5", NULL, NULL);
     assert_log(&bed, "emit S {\"i\":1,\"r\":[5]}");
     send(&bed, "StateMachine1", "5", NULL, NULL);
     assert_log(&bed,
@@ -494,13 +494,10 @@ static void test_map_action(void **state)
           "{\"Subject\":\"S\",\"State\":{\"Type\":\"Map\",\"ItemsPath\":\"$.l\",\"ResultPath\":\"$.r\","
           "\"ItemSelector\":{\"i.$\":\"$$.Map.Item.Index\",\"v.$\":\"$$.Map.Item.Value\",\"x.$\":\"$.x\"}}}");
     send(&bed, "x", "{\"l\":[\"a\",{}],\"x\":9}", NULL, NULL);
-    assert_log(
-        &bed,
-        "write J "
-        "{\"map\":{\"path\":\"e4e02d57ed82f19e\",\"n\":2,\"input\":{\"l\":[\"a\",{}],\"x\":9},\"state\":"
-        "{\"Type\":\"Map\",\"ItemsPath\":\"$.l\",\"ResultPath\":\"$.r\",\"ItemSelector\":{\"i.$\":"
-        "\"$$.Map.Item.Index\",\"v.$\":\"$$.Map.Item.Value\",\"x.$\":\"$.x\"}}}}\n"
-        "emit S[0] {\"i\":0,\"v\":\"a\",\"x\":9}\nemit S[1] {\"i\":1,\"v\":{},\"x\":9}");
+    assert_log(&bed,
+               "write J {\"map\":{\"path\":\"e4e02d57ed82f19e\",\"n\":2,\"input\":{\"l\":[\"a\",{}],\"x\":9},"
+               "\"state\":{\"Type\":\"Map\",\"ResultPath\":\"$.r\"}}}\n"
+               "emit S[0] {\"i\":0,\"v\":\"a\",\"x\":9}\nemit S[1] {\"i\":1,\"v\":{},\"x\":9}");
     send(&bed, "x", "{\"l\":5}", NULL, NULL);
     assert_log(&bed, "failed States.Runtime: ItemsPath $.l leads to number, not to an array");
     end(&bed);

@@ -305,7 +305,7 @@ static int tell_join(struct mapping *m, struct error *err)
         buffer_append_text(&body, ",\"input\":");
         append_raw(&body, &m->asf.data);
         buffer_append_text(&body, ",\"state\":");
-        append_raw(&body, &state);
+        state_write_shape(&state, &body);
     }
     buffer_append_text(&body, "}}");
     if (path.failed || body.failed)

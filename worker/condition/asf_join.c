@@ -86,19 +86,21 @@ static void store_join(const void *state, struct buffer *out)
 
 /* --- joining --- */
 
-/* N of StateMachineN, the end of a branch; -1: it is none. */
+/* N of StateMachineN, the end of a branch, whatever stands before; -1: it is none. */
 static int64_t branch_of(const struct cloudevent_span *subject)
 {
-    static const char prefix[] = "StateMachine";
-    size_t n = sizeof prefix - 1;
+    static const char name[] = "StateMachine";
+    size_t digits = 0;
     int64_t number = 0;
-    if (subject->len <= n || subject->len > n + 9 || memcmp(subject->text, prefix, n))
+    while (digits < subject->len && subject->text[subject->len - 1 - digits] >= '0' &&
+           subject->text[subject->len - 1 - digits] <= '9')
+        digits++;
+    size_t before = subject->len - digits;
+    if (!digits || digits > 9 || before < sizeof name - 1 ||
+        memcmp(subject->text + before - (sizeof name - 1), name, sizeof name - 1) != 0)
         return -1;
-    for (; n < subject->len; n++) {
-        if (subject->text[n] < '0' || subject->text[n] > '9')
-            return -1;
-        number = number * 10 + (subject->text[n] - '0');
-    }
+    for (size_t i = before; i < subject->len; i++)
+        number = number * 10 + (subject->text[i] - '0');
     return number;
 }
 

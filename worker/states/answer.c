@@ -9,6 +9,7 @@
 #include "common/cloudevent.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "worker/states/state.h"
 
 static int no_memory(struct error *err)
 {
@@ -58,9 +59,15 @@ static int add(struct answers *answers, const struct json_value *entry, struct e
     return 0;
 }
 
+static bool is_entry(const struct json_value *entry)
+{
+    struct json_value task;
+    return entry->type == JSON_OBJECT && json_member(entry, "task", &task) && task.type == JSON_STRING;
+}
+
 int answers_load(struct answers *answers, const struct json_value *context, struct error *err)
 {
-    struct json_value array, name, entry, task;
+    struct json_value array, name, entry;
     struct json_iter iter;
     if (!json_member(context, "answers", &array) || array.type == JSON_NULL)
         return 0;
@@ -69,7 +76,7 @@ int answers_load(struct answers *answers, const struct json_value *context, stru
                          json_type_name(array.type));
     json_iter_init(&iter, &array);
     while (json_next(&iter, &name, &entry)) {
-        if (entry.type != JSON_OBJECT || !json_member(&entry, "task", &task) || task.type != JSON_STRING)
+        if (!is_entry(&entry))
             return error_set(err, ERROR_INVALID, "context.answers has an element without a task");
         if (add(answers, &entry, err) < 0)
             return -1;
@@ -110,7 +117,7 @@ int answers_write(struct answers *answers, const struct json_value *write, struc
 {
     struct json_value value;
     struct answer forgotten;
-    if (json_member(write, "answer", &value) && value.type == JSON_OBJECT)
+    if (json_member(write, "answer", &value) && is_entry(&value))
         return add(answers, &value, err) < 0 ? -1 : 1;
     if (!json_member(write, "forget", &value) || value.type != JSON_STRING || value.escaped)
         return 0;
@@ -139,9 +146,8 @@ void answer_compose(const char *task, const char *key, const struct cloudevent_s
         const char *raw = json_raw(input, &len);
         buffer_append_text(out, ",\"input\":");
         buffer_append(out, raw, len);
-        raw = json_raw(state, &len);
         buffer_append_text(out, ",\"state\":");
-        buffer_append(out, raw, len);
+        state_write_shape(state, out);
     }
     buffer_append_text(out, "}}");
 }

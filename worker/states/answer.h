@@ -40,7 +40,7 @@ void answers_store(const struct answers *answers, struct buffer *out);
 /* Takes a write of a task's firing: {"answer":{an entry}}, or {"forget":key}. 0: it is neither; 1: taken.
  * Errors: ERROR_LIMIT, ERROR_MEMORY. */
 int answers_write(struct answers *answers, const struct json_value *write, struct error *err);
-/* Appends a write. input, state: JSON; NULL: none. */
+/* Appends a write. input: the state's; state: its document; NULL: none. */
 void answer_compose(const char *task, const char *key, const struct cloudevent_span *item,
                     const struct json_value *input, const struct json_value *state, struct buffer *out);
 

@@ -9,13 +9,24 @@
 
 #define HEX 16
 
+/* Events come from elsewhere, too. */
+static bool is_path(const struct cloudevent_span *value)
+{
+    if (!value->text || value->len > ITEM_MAX_LENGTH)
+        return false;
+    for (uint32_t i = 0; i < value->len; i++)
+        if (!value->text[i] || !strchr("0123456789abcdef-.", value->text[i]))
+            return false;
+    return true;
+}
+
 void item_of(const struct cloudevent *event, struct cloudevent_span *ret_path)
 {
     *ret_path = (struct cloudevent_span){.text = "", .len = 0};
     for (unsigned i = 0; i < event->n_extensions; i++) {
         const struct cloudevent_extension *e = &event->extension[i];
         if (e->name.len == strlen(ITEM_ATTRIBUTE) && !memcmp(e->name.text, ITEM_ATTRIBUTE, e->name.len) &&
-            e->value.text && e->value.len <= ITEM_MAX_LENGTH)
+            is_path(&e->value))
             *ret_path = e->value;
     }
 }

@@ -29,7 +29,7 @@ struct item {
     size_t run_len;   /* of the path up to the end of `run` */
 };
 
-/* The event's path; len 0 without one. */
+/* The event's path; len 0 without one, or when it cannot be one. */
 void item_of(const struct cloudevent *event, struct cloudevent_span *ret_path);
 /* false: the path is empty, or none. */
 bool item_innermost(const char *path, size_t len, struct item *ret_item);

@@ -71,11 +71,12 @@ struct join *joins_open(struct joins *joins, const char *path, size_t len, size_
         joins->groups = grown;
         joins->cap = cap;
     }
-    char *copy = strndup(path, len);
+    char *copy = malloc(len + 1);
     if (!copy) {
         no_memory(err);
         return NULL;
     }
+    memcpy(copy, path, len);
     struct join *join = &joins->groups[joins->n++];
     *join = (struct join){.path = copy, .path_len = len, .outer_len = outer_len, .expected = JOIN_UNKNOWN};
     joins->bytes += len;

@@ -397,6 +397,24 @@ int state_pass(const struct state *state, struct evaluation *evaluation, struct 
     return state_leave(state, evaluation, &result, ret_output, err);
 }
 
+void state_write_shape(const struct json_value *document, struct buffer *out)
+{
+    static const char *const members[] = {"Type", "ResultSelector", "ResultPath", "OutputPath"};
+    struct json_value value;
+    size_t len;
+    const char *comma = "";
+    buffer_append_char(out, '{');
+    for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
+        if (!json_member(document, members[i], &value))
+            continue;
+        const char *raw = json_raw(&value, &len);
+        buffer_printf(out, "%s\"%s\":", comma, members[i]);
+        buffer_append(out, raw, len);
+        comma = ",";
+    }
+    buffer_append_char(out, '}');
+}
+
 static int append_fail_text(const struct fail_text *from, struct evaluation *ev, const char *member,
                             struct buffer *out, struct error *err)
 {
@@ -442,6 +460,8 @@ int state_items(const struct state *state, struct evaluation *evaluation, struct
                   state->items ? path_text(state->items) : "$", json_type_name(items.type));
         return failed(err, "States.Runtime");
     }
+    if (bounded(&items, "items", err) < 0)
+        return -1;
     *ret_items = items;
     return 0;
 }

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+struct buffer;
 struct error;
 struct evaluation;
 struct json_value;
@@ -30,6 +31,9 @@ bool state_has_parameters(const struct state *state);
  * that takes its input. */
 bool state_shapes_result(const struct state *state);
 bool state_keeps_input(const struct state *state);
+/* Appends what of a state's document says that, as a document of its own: for who makes its output elsewhere.
+ */
+void state_write_shape(const struct json_value *document, struct buffer *out);
 
 /* What the state works on: InputPath and Parameters applied to the evaluation's input. */
 int state_enter(const struct state *state, struct evaluation *evaluation, struct json_value *ret_input,
