@@ -120,9 +120,7 @@ static bool take_pair(const char **text, int64_t *ret_partition, int64_t *ret_of
 {
     if (!take_number(text, ret_partition) || *(*text)++ != ':' || !take_number(text, ret_offset))
         return false;
-    if (**text == ',')
-        (*text)++;
-    else if (**text)
+    if (**text && (*(*text)++ != ',' || !**text))
         return false;
     return *ret_partition < KAFKA_PARTITIONS_MAX;
 }
