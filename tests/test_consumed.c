@@ -123,8 +123,10 @@ static void test_chunks(void **state)
     assert_memory_equal(ops[0].key, "consumed:a:b:00000000000000000002", ops[0].key_len);
     assert_false(has(c, 1) || has(c, 2));
     assert_true(has(c, 3));
-    consumed_settled(c, 9, 0);
-    assert_int_equal(cut(c, 7, 1, ops, 8), 1);
+    consumed_settled(c, 4, 100 * SECOND);
+    assert_int_equal(cut(c, 7, 6 * SECOND, ops, 8), 0);
+    consumed_settled(c, 9, 0); /* at once, and what was settled before, too */
+    assert_int_equal(cut(c, 8, 6 * SECOND, ops, 8), 1);
     assert_int_equal(consumed_count(c), 0);
     consumed_free(c);
 }

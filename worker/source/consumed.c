@@ -400,6 +400,8 @@ void consumed_cut(struct consumed *consumed, struct source *source, uint64_t now
 void consumed_settled(struct consumed *consumed, uint64_t epoch, uint64_t until_ns)
 {
     struct consumed *c = consumed;
+    for (uint64_t i = c->kept_chunk; !until_ns && i < c->unsettled_chunk; i++)
+        chunk_at(c, i)->until_ns = 0; /* they come before, and would hold up the others */
     for (; c->unsettled_chunk < c->last_chunk; c->unsettled_chunk++) {
         struct chunk *chunk = chunk_at(c, c->unsettled_chunk);
         if (chunk->epoch > epoch)

@@ -90,7 +90,7 @@ size_t consumed_unsettled(const struct consumed *consumed); /* ids, those of the
  * changes, for the epoch whose barrier follows. When memory runs out these have failed. */
 void consumed_cut(struct consumed *consumed, struct source *source, uint64_t now_ns);
 /* The acknowledgements of all chunks up to this epoch have taken effect: they expire at until_ns (0: at
- * once). now_ns and until_ns are of the monotonic clock. */
+ * once, and so do those that were settled before). now_ns and until_ns are of the monotonic clock. */
 void consumed_settled(struct consumed *consumed, uint64_t epoch, uint64_t until_ns);
 /* Forgets what has expired, which the next checkpoint then deletes. consumed_cut does it, too. */
 void consumed_expire(struct consumed *consumed, uint64_t now_ns);

@@ -474,7 +474,7 @@ static int consume(struct source *source, struct error *err)
     if (r == CONSUMED_TAKEN) {
         source_drop(source, at);
     } else {
-        if (!d->redelivered && consumed_has(s->consumed, &s->identity))
+        if (consumed_has(s->consumed, &s->identity)) /* and yet it is another one */
             s->twins_ns = clock_coarse_ns();
         if (consumed_reserve(s->consumed, &s->identity, err) < 0)
             return -1;
