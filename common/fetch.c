@@ -38,6 +38,9 @@ struct fetch_pool {
     CURLM *multi;
     int epoll_fd;
     int timer_fd;
+    uint64_t wanted_ns; /* when libcurl wants to be called; UINT64_MAX: never */
+    uint64_t armed_ns;  /* when the timer fires: then or earlier; UINT64_MAX: not at all */
+    char *good_url;     /* the last one that was looked at */
     struct fetch *active;
     struct fetch *idle;
     unsigned n_idle;
@@ -68,16 +71,41 @@ static int on_socket(CURL *easy, curl_socket_t socket, int what, void *data, voi
     return 0;
 }
 
+static int arm(struct fetch_pool *pool, uint64_t at)
+{
+    struct itimerspec when = {
+        .it_value = {.tv_sec = (time_t)(at / CLOCK_S), .tv_nsec = (long)(at % CLOCK_S)}};
+    pool->armed_ns = at;
+    return timerfd_settime(pool->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+/* It is moved with every request, mostly to later: the timer may fire early, and is then set anew. */
 static int on_timeout(CURLM *multi, long timeout_ms, void *data)
 {
     struct fetch_pool *pool = data;
-    struct itimerspec when = {0};
     (void)multi;
-    if (timeout_ms >= 0) {
-        when.it_value.tv_sec = timeout_ms / 1000;
-        when.it_value.tv_nsec = timeout_ms % 1000 * 1000000 + 1; /* zero would disarm it */
+    pool->wanted_ns = timeout_ms < 0 ? UINT64_MAX : clock_now_ns() + (uint64_t)timeout_ms * CLOCK_MS;
+    return pool->wanted_ns < pool->armed_ns ? arm(pool, pool->wanted_ns) : 0;
+}
+
+static void on_timer(struct fetch_pool *pool)
+{
+    uint64_t count;
+    int running;
+    if (read(pool->timer_fd, &count, sizeof count) < 0)
+        return;
+    pool->armed_ns = UINT64_MAX;
+    if (clock_now_ns() >= pool->wanted_ns) {
+        pool->wanted_ns = UINT64_MAX;
+        curl_multi_socket_action(pool->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+        long timeout_ms = -1;
+        if (pool->wanted_ns == UINT64_MAX) /* it tells of changes only */
+            curl_multi_timeout(pool->multi, &timeout_ms);
+        if (timeout_ms >= 0)
+            on_timeout(pool->multi, timeout_ms, pool);
+    } else if (pool->wanted_ns != UINT64_MAX) {
+        arm(pool, pool->wanted_ns);
     }
-    return timerfd_settime(pool->timer_fd, 0, &when, NULL);
 }
 
 /* --- the pool --- */
@@ -101,6 +129,7 @@ int fetch_pool_new(unsigned max_connections, struct fetch_pool **ret_pool, struc
     struct fetch_pool *pool = calloc(1, sizeof *pool);
     if (!pool)
         return error_set(err, ERROR_MEMORY, "out of memory");
+    pool->wanted_ns = pool->armed_ns = UINT64_MAX;
     pool->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     pool->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (pool->epoll_fd < 0 || pool->timer_fd < 0) {
@@ -145,6 +174,7 @@ void fetch_pool_free(struct fetch_pool *pool)
         close(pool->timer_fd);
     if (pool->epoll_fd >= 0)
         close(pool->epoll_fd);
+    free(pool->good_url);
     free(pool);
 }
 
@@ -299,12 +329,18 @@ static void unlink_active(struct fetch *fetch)
         fetch->pool->active = fetch->next;
 }
 
-static bool is_http(const char *url)
+static bool is_http(struct fetch_pool *pool, const char *url)
 {
+    if (pool->good_url && !strcmp(pool->good_url, url))
+        return true;
     CURLU *parsed = curl_url();
     bool good = parsed && curl_url_set(parsed, CURLUPART_URL, url, CURLU_PATH_AS_IS) == CURLUE_OK &&
                 (!strncmp(url, "http://", 7) || !strncmp(url, "https://", 8));
     curl_url_cleanup(parsed);
+    if (good) {
+        free(pool->good_url);
+        pool->good_url = strdup(url);
+    }
     return good;
 }
 
@@ -318,7 +354,7 @@ int fetch_start(struct fetch_pool *pool, const struct fetch_request *request, fe
     fetch->data = data;
     fetch->max_answer = request->max_answer;
     fetch->once = request->once;
-    if (!is_http(request->url)) {
+    if (!is_http(pool, request->url)) {
         put_idle(fetch);
         return error_set(err, ERROR_INVALID, "%.*s is no http or https URL",
                          (int)strcspn(request->url, "?#@"), request->url);
@@ -397,11 +433,9 @@ void fetch_pool_drive(struct fetch_pool *pool)
     CURLMsg *message;
     int n = epoll_wait(pool->epoll_fd, events, EVENTS_AT_ONCE, 0);
     for (int i = 0; i < n; i++) {
-        uint64_t count;
         int fd = events[i].data.fd;
         if (fd == pool->timer_fd) {
-            if (read(fd, &count, sizeof count) > 0)
-                curl_multi_socket_action(pool->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+            on_timer(pool);
             continue;
         }
         int what = (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLRDHUP) ? CURL_CSELECT_IN : 0) |
