@@ -14,7 +14,7 @@
 #include "supervisor/status.h"
 
 #define EVENTS_MAX 64
-#define GRACE_NS CLOCK_S /* an event source that was just added may be about to open */
+#define GRACE_NS (2 * CLOCK_S) /* an event source that was just added may be about to open */
 
 static const uint64_t patience_ns[WAITS] = {INGEST_START_NS, GRACE_NS, INGEST_ANSWER_NS};
 static const unsigned refusals[] = {400, 404, 409, 413, 415, 429, 500, 503, 507};
@@ -131,6 +131,17 @@ void ingest_close(struct ingest *ingest, const char *workspace)
     deliver(ingest, &done, NULL);
 }
 
+/* The worker has looked while the source may have been stored: it gets what a request now would get. */
+static void wait_for_source(struct ingest *ingest, struct channel *channel)
+{
+    struct item *item;
+    TAILQ_FOREACH(item, &channel->waiting, link)
+    {
+        TAILQ_REMOVE(&ingest->by_age[item->wait], item, by_age);
+        item_wait(ingest, item, WAIT_SOURCE);
+    }
+}
+
 void ingest_settle(struct ingest *ingest, const char *workspace, bool has_source)
 {
     struct items done = TAILQ_HEAD_INITIALIZER(done);
@@ -142,7 +153,7 @@ void ingest_settle(struct ingest *ingest, const char *workspace, bool has_source
         channel->has_source = has_source;
         channel_flush(channel, &done);
         if (first && !has_source && channel_state(channel) == ARENA_INGEST_CLOSED)
-            item_decide_all(&channel->waiting, 409, &done);
+            wait_for_source(ingest, channel);
     }
     pthread_mutex_unlock(&ingest->lock);
     deliver(ingest, &done, NULL);
