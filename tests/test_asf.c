@@ -268,9 +268,9 @@ static void test_answers(void **state)
     struct bed bed;
     (void)state;
     begin(&bed, "AWS_ASF_CONDITION", PASS, "{\"Subject\":\"S\"}");
-    tell(&bed, "{\"answer\":{\"task\":\"A\",\"key\":\"k1\",\"input\":{\"n\":1},"
+    tell(&bed, "{\"awaits\":{\"task\":\"A\",\"key\":\"k1\",\"input\":{\"n\":1},"
                "\"state\":{\"Type\":\"Task\",\"ResultPath\":\"$.r\"}}}");
-    tell(&bed, "{\"answer\":{\"task\":\"A\",\"key\":\"k2\",\"input\":{\"n\":2},"
+    tell(&bed, "{\"awaits\":{\"task\":\"A\",\"key\":\"k2\",\"input\":{\"n\":2},"
                "\"state\":{\"Type\":\"Task\",\"ResultPath\":\"$.r\"}}}");
     assert_log(&bed, "");
     reload(&bed);
@@ -293,7 +293,7 @@ static void test_answers_forgotten(void **state)
     struct bed bed;
     (void)state;
     begin(&bed, "AWS_ASF_CONDITION", PASS, "{\"Subject\":\"S\"}");
-    tell(&bed, "{\"answer\":{\"task\":\"A\",\"key\":\"k1\"}}");
+    tell(&bed, "{\"awaits\":{\"task\":\"A\",\"key\":\"k1\"}}");
     tell(&bed, "{\"forget\":\"k0\"}");
     assert_context(&bed, "{\"answers\":[{\"task\":\"A\",\"key\":\"k1\"}],\"Subject\":\"S\"}");
     tell(&bed, "{\"forget\":\"k1\"}");
@@ -310,12 +310,12 @@ static void test_answers_of_iterations(void **state)
     char write[256];
     (void)state;
     begin(&bed, "AWS_ASF_CONDITION", PASS, "{\"Subject\":\"S\"}");
-    snprintf(write, sizeof write, "{\"answer\":{\"task\":\"A\",\"key\":\"k\",\"item\":\"%s\"}}",
+    snprintf(write, sizeof write, "{\"awaits\":{\"task\":\"A\",\"key\":\"k\",\"item\":\"%s\"}}",
              place(RUN_A, 3));
     tell(&bed, write);
     send(&bed, "A", "1", "k", NULL);
     assert_log(&bed, "emit S[3] 1");
-    tell(&bed, "{\"answer\":{\"task\":\"A\",\"key\":\"k\",\"input\":{},"
+    tell(&bed, "{\"awaits\":{\"task\":\"A\",\"key\":\"k\",\"input\":{},"
                "\"state\":{\"Type\":\"Task\",\"OutputPath\":\"$.no\"}}}");
     send(&bed, "A", "{}", "k", NULL);
     assert_log(&bed, "refused States.Runtime: OutputPath: path $.no: there is no member no");
@@ -556,7 +556,7 @@ static void test_task_action(void **state)
           "\"InputPath\":\"$.a\",\"ResultPath\":\"$.r\"}}");
     send(&bed, "x", "{\"a\":1}", NULL, place(RUN_A, 2));
     assert_non_null(
-        strstr(buffer_text(&bed.log), "write S {\"answer\":{\"task\":\"S\",\"key\":\"e4e02d57ed82f19e"));
+        strstr(buffer_text(&bed.log), "write S {\"awaits\":{\"task\":\"S\",\"key\":\"e4e02d57ed82f19e"));
     assert_non_null(strstr(buffer_text(&bed.log), "-2\",\"input\":{\"a\":1},\"state\":{\"Type\":\"Task\""));
     assert_non_null(strstr(buffer_text(&bed.log), "functions/arn%3Aaws%3Alambda%3Ar-2%3A1%3Afunction%3Ag/"));
     assert_non_null(strstr(buffer_text(&bed.log), "\"data\":1,\"told\":true"));

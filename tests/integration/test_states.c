@@ -85,6 +85,15 @@ struct batch {
     struct asl_mocks mocks;
 };
 
+static void append_raw(struct buffer *out, const struct json_value *object, const char *name)
+{
+    struct json_value value = {.text = "null", .len = 4, .type = JSON_NULL};
+    size_t len;
+    json_member(object, name, &value);
+    const char *raw = value.type == JSON_ABSENT ? "null" : json_raw(&value, &len);
+    buffer_append(out, raw, value.type == JSON_ABSENT ? 4 : len);
+}
+
 /* The function of all tasks: the subject says whose task it is, and of which execution. */
 static bool compute(void *data, const char *function, const struct json_value *payload, struct buffer *result)
 {
@@ -101,17 +110,24 @@ static bool compute(void *data, const char *function, const struct json_value *p
     if (!colon || i >= batch->cases.n)
         return false;
     struct json_value state = {.text = colon + 1, .len = strlen(colon + 1), .type = JSON_STRING};
-    if (!asl_mocks_find(&batch->mocks, &batch->cases.values[i], &state, &input, &mock) ||
-        !json_member(&mock, "result", &value))
+    if (!asl_mocks_find(&batch->mocks, &batch->cases.values[i], &state, &input, &mock))
         return false;
+    if (!json_member(&mock, "result", &value)) {
+        buffer_append_text(result, "{\"errorType\":");
+        append_raw(result, &mock, "error");
+        buffer_append_text(result, ",\"errorMessage\":");
+        append_raw(result, &mock, "cause");
+        buffer_append_char(result, '}');
+        return false;
+    }
     size_t len;
     const char *raw = json_raw(&value, &len);
     buffer_append(result, raw, len);
     return true;
 }
 
-/* Tasks that fail are followed by nothing: there is no Catch. */
-static bool has_failing_mock(const struct json_value *test)
+/* Nobody else says that time is over. */
+static bool has_timeout(const struct json_value *test)
 {
     struct json_value mocks, name, list, mock, value;
     struct json_iter iter, of_list;
@@ -121,7 +137,7 @@ static bool has_failing_mock(const struct json_value *test)
     while (json_next(&iter, &name, &list)) {
         json_iter_init(&of_list, &list);
         while (json_next(&of_list, &name, &mock))
-            if (!json_member(&mock, "result", &value))
+            if (json_member(&mock, "timeout", &value))
                 return true;
     }
     return false;
@@ -257,8 +273,8 @@ static void compile_all(struct batch *batch)
     for (size_t i = 0; i < batch->cases.n; i++) {
         if (!asl_cases_covered(&batch->cases, i, beyond, tags))
             continue;
-        if (has_failing_mock(&batch->cases.values[i]))
-            asl_cases_leave_out(&batch->cases, "a failing task");
+        if (has_timeout(&batch->cases.values[i]))
+            asl_cases_leave_out(&batch->cases, "a task that runs out of time");
         else
             add(batch, i, &number);
     }

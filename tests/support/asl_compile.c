@@ -384,6 +384,29 @@ static void check(struct level *level, const struct node *node)
     }
 }
 
+/* A function that fails ends the run, with a dead letter that says why. */
+static void put_failure(struct level *level, const char *subject)
+{
+    static const char fail[] =
+        "{\"Type\":\"Fail\",\"ErrorPath\":\"$.errorType\",\"CausePath\":\"States.JsonToString($)\"}";
+    struct json_value state;
+    struct node node = {0};
+    BUFFER_AUTO name = BUFFER_INIT;
+    BUFFER_AUTO activation = BUFFER_INIT;
+    assert(json_scan(fail, strlen(fail), &state, NULL) == 0);
+    buffer_printf(&name, "%s.failed", subject);
+    buffer_append_text(&activation, "{\"specversion\":\"1.0\",\"type\":\"lambda.failure\",\"subject\":");
+    buffer_append_json(&activation, subject, strlen(subject));
+    buffer_append_char(&activation, '}');
+    put(level, &node,
+        &(struct parts){.subject = buffer_text(&name),
+                        .condition = "AWS_ASF_CONDITION",
+                        .action = pass,
+                        .more = "",
+                        .state = &state},
+        buffer_text(&activation));
+}
+
 static void make(struct level *level, struct node *node)
 {
     struct asl_machine *m = level->machine;
@@ -406,6 +429,8 @@ static void make(struct level *level, struct node *node)
                                     .more = "",
                                     .state = &node->document});
     }
+    if (is_type(node, "Task"))
+        put_failure(level, subject);
     free(subject);
 }
 

@@ -1,7 +1,7 @@
 /* A state machine compiled to triggers, as the original client does it, and in places further: a Choice by
  * rules And(Not ...), a state with several Conditions by several triggers, InputPath, Parameters and
- * ResultPath of a Parallel by a Pass in front of it, Fail and a Choice without a match by triggers that leave
- * dead letters. docs/state-machines.md has all of it. Thread: main. */
+ * ResultPath of a Parallel by a Pass in front of it, Fail, a failed Task and a Choice without a match by
+ * triggers that leave dead letters. docs/state-machines.md has all of it. Thread: main. */
 #pragma once
 
 #include <stdbool.h>

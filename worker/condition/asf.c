@@ -10,7 +10,7 @@
  *
  * Both conditions turn the answers of tasks into the tasks' outputs (states/answer.h).
  *
- * Writes, of the firings of AWS_ASF_TASK: {"answer":{...}}, {"forget":KEY}. */
+ * Writes, of the firings of AWS_ASF_TASK: {"awaits":{...}}, {"forget":KEY}. */
 #include <stdlib.h>
 #include <string.h>
 

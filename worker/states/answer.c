@@ -117,7 +117,7 @@ int answers_write(struct answers *answers, const struct json_value *write, struc
 {
     struct json_value value;
     struct answer forgotten;
-    if (json_member(write, "answer", &value) && is_entry(&value))
+    if (json_member(write, "awaits", &value) && is_entry(&value))
         return add(answers, &value, err) < 0 ? -1 : 1;
     if (!json_member(write, "forget", &value) || value.type != JSON_STRING || value.escaped)
         return 0;
@@ -135,7 +135,7 @@ void answer_compose(const char *task, const char *key, const struct cloudevent_s
                     const struct json_value *input, const struct json_value *state, struct buffer *out)
 {
     size_t len;
-    buffer_append_text(out, "{\"answer\":{\"task\":");
+    buffer_append_text(out, "{\"awaits\":{\"task\":");
     buffer_append_json(out, task, strlen(task));
     buffer_printf(out, ",\"key\":\"%s\"", key);
     if (item->len) {

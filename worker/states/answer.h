@@ -37,7 +37,7 @@ void answers_done(struct answers *answers);
 /* Appends "answers":[...]; nothing when there are none. */
 void answers_store(const struct answers *answers, struct buffer *out);
 
-/* Takes a write of a task's firing: {"answer":{an entry}}, or {"forget":key}. 0: it is neither; 1: taken.
+/* Takes a write of a task's firing: {"awaits":{an entry}}, or {"forget":key}. 0: it is neither; 1: taken.
  * Errors: ERROR_LIMIT, ERROR_MEMORY. */
 int answers_write(struct answers *answers, const struct json_value *write, struct error *err);
 /* Appends a write. input: the state's; state: its document; NULL: none. */
