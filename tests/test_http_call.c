@@ -628,6 +628,7 @@ static void test_unix_socket(void **state)
     wait_all(bed);
     assert_int_equal(o.status, 200);
     assert_string_equal(o.body, "hi");
+    assert_int_equal(ask_function(bed, "/f/x", NULL).status, 200); /* with the same handle */
     close(fd);
     close(listener);
     unlink(address.sun_path);

@@ -253,6 +253,40 @@ static void call_free(struct http_call *call)
     free(call);
 }
 
+/* For the functions that set options; they return whether that has failed. */
+#define SET(option, value) (failed |= curl_easy_setopt(e, CURLOPT_##option, (value)) != CURLE_OK)
+
+/* What all calls have in common; set once for each handle. */
+static bool set_fixed(struct http_call *call)
+{
+    CURL *e = call->easy;
+    bool failed = false;
+    SET(NOSIGNAL, 1L);
+    SET(PROTOCOLS_STR, "http,https");
+    SET(FOLLOWLOCATION, 0L);
+    SET(PROXY, "");
+    SET(SSL_VERIFYPEER, 1L);
+    SET(SSL_VERIFYHOST, 2L);
+    if (*call->calls->tls_ca)
+        SET(CAINFO, call->calls->tls_ca);
+    SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
+    SET(TCP_NODELAY, 1L);
+    SET(USERAGENT, "triggerflow/" VERSION);
+    SET(WRITEFUNCTION, on_body);
+    SET(WRITEDATA, call);
+    SET(HEADERFUNCTION, on_header);
+    SET(HEADERDATA, call);
+    SET(ERRORBUFFER, call->why);
+    SET(PRIVATE, call);
+    SET(OPENSOCKETFUNCTION, on_address);
+    SET(OPENSOCKETDATA, call->calls);
+    SET(SOCKOPTFUNCTION, on_open);
+    SET(SOCKOPTDATA, call->calls);
+    SET(CLOSESOCKETFUNCTION, on_close);
+    SET(CLOSESOCKETDATA, call->calls);
+    return failed;
+}
+
 static struct http_call *take_pooled(struct http_calls *calls)
 {
     struct http_call *call = calls->pool;
@@ -262,16 +296,17 @@ static struct http_call *take_pooled(struct http_calls *calls)
         return call;
     }
     call = calloc(1, sizeof *call);
-    if (!call || !(call->easy = curl_easy_init())) {
+    if (call)
+        call->calls = calls;
+    if (!call || !(call->easy = curl_easy_init()) || set_fixed(call)) {
         call_free(call);
         return NULL;
     }
-    call->calls = calls;
     return call;
 }
 
 /* The call is out of libcurl's hands. */
-static void retire(struct http_call *call)
+static void unlist(struct http_call *call)
 {
     struct http_calls *calls = call->calls;
     if (call->before)
@@ -283,13 +318,18 @@ static void retire(struct http_call *call)
     calls->n_under_way--;
     call->lane->n_under_way--;
     calls->kept_bytes -= call->body.len;
-    curl_slist_free_all(call->headers);
-    call->headers = NULL;
+}
+
+static void retire(struct http_call *call)
+{
+    struct http_calls *calls = call->calls;
+    unlist(call);
     if (calls->n_pool == POOL_MAX) {
         call_free(call);
         return;
     }
-    curl_easy_reset(call->easy);
+    curl_slist_free_all(call->headers);
+    call->headers = NULL;
     buffer_reset(&call->sent, BODY_KEPT);
     buffer_reset(&call->body, BODY_KEPT);
     call->next = calls->pool;
@@ -328,24 +368,6 @@ static long milliseconds(uint64_t ns)
     return ms < 1 ? 1 : ms > INT32_MAX ? INT32_MAX : (long)ms;
 }
 
-#define SET(option, value) (failed |= curl_easy_setopt(e, CURLOPT_##option, (value)) != CURLE_OK)
-
-/* Returns whether it failed. */
-static bool set_safety(CURL *e)
-{
-    bool failed = false;
-    SET(NOSIGNAL, 1L);
-    SET(PROTOCOLS_STR, "http,https");
-    SET(FOLLOWLOCATION, 0L);
-    SET(PROXY, "");
-    SET(SSL_VERIFYPEER, 1L);
-    SET(SSL_VERIFYHOST, 2L);
-    SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
-    SET(TCP_NODELAY, 1L);
-    SET(USERAGENT, "triggerflow/" VERSION);
-    return failed;
-}
-
 static bool set_method(CURL *e, const struct http_call *call, const char *method)
 {
     bool failed = false;
@@ -355,38 +377,25 @@ static bool set_method(CURL *e, const struct http_call *call, const char *method
         SET(POSTFIELDSIZE_LARGE, (curl_off_t)call->sent.len);
     } else if (!strcmp(method, "HEAD")) {
         SET(NOBODY, 1L);
+    } else {
+        SET(HTTPGET, 1L);
     }
     SET(CUSTOMREQUEST, method);
     return failed;
 }
 
-static bool set_all(struct http_call *call, const struct http_call_request *request, const char *url,
+/* All that may differ from the handle's call before. */
+static bool set_own(struct http_call *call, const struct http_call_request *request, const char *url,
                     const char *unix_socket)
 {
     CURL *e = call->easy;
-    bool failed = set_safety(e) || set_method(e, call, request->method) || set_headers(call, request) < 0;
+    bool failed = set_method(e, call, request->method) || set_headers(call, request) < 0;
     SET(URL, url);
-    if (*unix_socket)
-        SET(UNIX_SOCKET_PATH, unix_socket);
-    if (!strncasecmp(url, "https", 5))
-        SET(PIPEWAIT, 1L); /* one connection may carry all */
-    if (*call->calls->tls_ca)
-        SET(CAINFO, call->calls->tls_ca);
+    SET(UNIX_SOCKET_PATH, *unix_socket ? unix_socket : NULL);
+    SET(PIPEWAIT, strncasecmp(url, "https:", 6) ? 0L : 1L); /* one connection may carry all */
     SET(CONNECTTIMEOUT_MS, milliseconds(request->connect_timeout_ns));
     SET(TIMEOUT_MS, milliseconds(request->timeout_ns));
     SET(HTTPHEADER, call->headers);
-    SET(WRITEFUNCTION, on_body);
-    SET(WRITEDATA, call);
-    SET(HEADERFUNCTION, on_header);
-    SET(HEADERDATA, call);
-    SET(ERRORBUFFER, call->why);
-    SET(PRIVATE, call);
-    SET(OPENSOCKETFUNCTION, on_address);
-    SET(OPENSOCKETDATA, call->calls);
-    SET(SOCKOPTFUNCTION, on_open);
-    SET(SOCKOPTDATA, call->calls);
-    SET(CLOSESOCKETFUNCTION, on_close);
-    SET(CLOSESOCKETDATA, call->calls);
     return failed;
 }
 
@@ -485,10 +494,11 @@ int http_call_start(struct http_calls *calls, const struct http_call_request *re
     call->too_much = call->too_many_headers = call->no_room = false;
     call->why[0] = '\0';
     buffer_append(&call->sent, request->body.data, request->body.len);
-    bool failed = set_all(call, request, buffer_text(&url), buffer_text(&path));
+    bool failed = set_own(call, request, buffer_text(&url), buffer_text(&path));
     if (failed || call->sent.failed || url.failed || path.failed ||
         curl_multi_add_handle(call->lane->multi, call->easy) != CURLM_OK) {
-        retire(call);
+        unlist(call);
+        call_free(call);
         return error_set(err, ERROR_MEMORY, "out of memory");
     }
     if (ret_call)
