@@ -204,15 +204,27 @@ static bool is_text(const char *text, size_t len)
     return utf8_valid(text, len) && !memchr(text, '\0', len);
 }
 
+/* Whether it is JSON that can be a member of an event. */
+static bool is_json(const char *text, size_t len)
+{
+    struct json_value json;
+    BUFFER_AUTO inside = BUFFER_INIT;
+    if (json_scan(text, len, &json, NULL) < 0)
+        return false;
+    buffer_append_char(&inside, '[');
+    buffer_append(&inside, text, len);
+    buffer_append_char(&inside, ']');
+    return !inside.failed && json_scan(inside.data, inside.len, &json, NULL) == 0;
+}
+
 /* JSON by its content type or without one, when it is; else text; else base64. */
 static void reply_data(const struct http_answer *answer, struct invocation_reply *reply)
 {
-    struct json_value json;
     const char *type = http_answer_header(answer, "Content-Type");
     bool may_be_json = !type || strstr(type, "json");
     if (!answer->len)
         return;
-    if (may_be_json && json_scan(answer->body, answer->len, &json, NULL) == 0) {
+    if (may_be_json && is_json(answer->body, answer->len)) {
         reply->kind = CE_DATA_JSON;
         buffer_append(&reply->data, answer->body, answer->len);
     } else if (is_text(answer->body, answer->len)) {
