@@ -319,7 +319,32 @@ static void test_answers_of_iterations(void **state)
                "\"state\":{\"Type\":\"Task\",\"OutputPath\":\"$.no\"}}}");
     send(&bed, "A", "{}", "k", NULL);
     assert_log(&bed, "refused States.Runtime: OutputPath: path $.no: there is no member no");
+    assert_context(&bed,
+                   "{\"answers\":[{\"task\":\"A\",\"key\":\"k\",\"input\":{},\"state\":{\"Type\":\"Task\","
+                   "\"OutputPath\":\"$.no\"}}],\"Subject\":\"S\"}"); /* it may come again */
+    send(&bed, "A", "{\"no\":1}", "k", NULL);
+    assert_log(&bed, "emit S 1");
     assert_context(&bed, "{\"Subject\":\"S\"}");
+    end(&bed);
+}
+
+/* What an action fails on, or a rule cannot tell, is waited for again. */
+static void test_answers_again(void **state)
+{
+    static const char wait[] = "{\"awaits\":{\"task\":\"A\",\"key\":\"k\",\"input\":{},"
+                               "\"state\":{\"Type\":\"Task\",\"ResultPath\":\"$.r\"}}}";
+    struct bed bed;
+    (void)state;
+    begin(&bed, "AWS_ASF_CONDITION", PASS,
+          "{\"Subject\":\"S\",\"State\":{\"Type\":\"Pass\",\"OutputPath\":\"$.r.x\"},"
+          "\"Condition\":{\"Variable\":\"$.r.y\",\"NumericEquals\":1}}");
+    tell(&bed, wait);
+    send(&bed, "A", "{\"x\":5}", "k", NULL);
+    assert_log(&bed, "refused States.Runtime: Condition: Variable: path $.r.y: there is no member y");
+    send(&bed, "A", "{\"y\":1}", "k", NULL);
+    assert_log(&bed, "failed States.Runtime: OutputPath: path $.r.x: there is no member x");
+    send(&bed, "A", "{\"x\":5,\"y\":1}", "k", NULL);
+    assert_log(&bed, "emit S 5");
     end(&bed);
 }
 
@@ -615,6 +640,7 @@ int main(void)
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_answers_forgotten),
         cmocka_unit_test(test_answers_of_iterations),
+        cmocka_unit_test(test_answers_again),
         cmocka_unit_test(test_end_of_one),
         cmocka_unit_test(test_map_in_order),
         cmocka_unit_test(test_map_runs),

@@ -116,12 +116,31 @@ static void test_refused(void **state)
     keys_free(set);
 }
 
+/* What was added last is new again; all others are not. */
+static void test_take_back(void **state)
+{
+    struct key_set *set = NULL;
+    char key[16];
+    (void)state;
+    for (int i = 0; i < 1000; i++) {
+        int n = snprintf(key, sizeof key, "k%d", i);
+        assert_int_equal(keys_add(&set, key, (size_t)n), 1);
+        keys_take_back(set);
+        assert_int_equal(keys_add(&set, key, (size_t)n), 1);
+        assert_int_equal(keys_add(&set, key, (size_t)n), 0);
+    }
+    for (int i = 0; i < 1000; i++) {
+        int n = snprintf(key, sizeof key, "k%d", i);
+        assert_int_equal(keys_add(&set, key, (size_t)n), 0);
+    }
+    keys_free(set);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_add),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_delete_fresh),
+        cmocka_unit_test(test_take_back),  cmocka_unit_test(test_add),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_delete_fresh),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

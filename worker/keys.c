@@ -120,6 +120,13 @@ static int add_epoch(struct key_set *s, uint64_t epoch)
     return 0;
 }
 
+void keys_take_back(struct key_set *set)
+{
+    /* Nothing was looked for past its slot since. */
+    memset(slot_of(set->slots, set->mask, set->fresh[--set->n_fresh]), 0, sizeof *set->slots);
+    set->count--;
+}
+
 int keys_load(struct key_set **set, uint64_t epoch, const char *hex, size_t len)
 {
     struct key_set *s = make(set);

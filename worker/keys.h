@@ -17,6 +17,9 @@ void keys_free(struct key_set *set); /* NULL is fine */
  * memory (nothing changed). */
 int keys_add(struct key_set **set, const char *key, size_t len);
 
+/* Undoes the last keys_add, which has returned 1. */
+void keys_take_back(struct key_set *set);
+
 /* Adds the keys of one stored field. Returns 0, or -1: not ours, or out of memory. */
 int keys_load(struct key_set **set, uint64_t epoch, const char *hex, size_t len);
 

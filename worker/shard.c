@@ -246,8 +246,8 @@ static void await_answer(struct shard *s, struct trigger *t, enum waiting_stage 
     snprintf(w->key, sizeof w->key, "%s", key);
 }
 
-/* again: the request to do it again, or NULL. */
-static void fire(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event,
+/* again: the request to do it again, or NULL. false: the action has failed; the event is a dead letter. */
+static bool fire(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event,
                  const struct json_value *again)
 {
     struct shard_firing firing = make_firing(s, t, event, ++t->firings);
@@ -267,6 +267,7 @@ static void fire(struct shard *s, struct trigger *t, struct record_event *r, con
         atomic_store_explicit(&t->gone, true, memory_order_relaxed);
         current(s)->gone = true;
     }
+    return done >= 0;
 }
 
 /* Whether the event's key has been counted by this trigger before. */
@@ -330,7 +331,9 @@ static inline void decide(struct shard *s, const struct trigger *t, const struct
 static void evaluate(struct shard *s, struct trigger *t, struct record_event *r,
                      const struct cloudevent *event)
 {
-    if (event->attribute[CE_KEY].len && t->condition->counts_keys) {
+    bool has_key = event->attribute[CE_KEY].len && t->condition->counts_keys;
+    bool failed = false;
+    if (has_key) {
         mark_dirty(s, t);
         if (is_repeat(t, event)) {
             decide(s, t, event, 0, DECISION_REPEAT);
@@ -346,7 +349,9 @@ static void evaluate(struct shard *s, struct trigger *t, struct record_event *r,
         mark_changed(s, t);
     bool holds = outcome & CONDITION_HOLDS;
     if (holds)
-        fire(s, t, r, event, NULL);
+        failed = !fire(s, t, r, event, NULL) && t->condition->forgets_failures;
+    if (has_key && (failed || (outcome & CONDITION_REFUSES)))
+        keys_take_back(t->keys);
     decide(s, t, event, holds ? DECISION_HOLDS | DECISION_FIRED : 0, DECISION_PLAIN);
     arena_add(&s->stats->evaluated, 1);
 }

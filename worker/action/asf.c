@@ -165,6 +165,8 @@ static int fire_pass(const void *state, struct firing *firing, struct error *err
     if (r == 0)
         r = asf_emit(firing, asf.subject, &output, &asf.item, 0, err);
     asf_evaluation_done(&evaluation);
+    if (r < 0)
+        asf_firing_failed(firing);
     asf_firing_done(&asf);
     return r;
 }
@@ -176,6 +178,8 @@ static int fire_end(const void *state, struct firing *firing, struct error *err)
     int r = asf_firing_read(&asf, firing, err);
     if (r == 0)
         r = asf_emit(firing, asf.subject, &asf.data, &asf.item, 0, err);
+    if (r < 0)
+        asf_firing_failed(firing);
     asf_firing_done(&asf);
     return r;
 }
@@ -361,6 +365,8 @@ static int fire_map(const void *state, struct firing *firing, struct error *err)
     if (r == 0)
         r = map_items(&m, state, err);
     asf_evaluation_done(&m.evaluation);
+    if (r < 0)
+        asf_firing_failed(firing);
     asf_firing_done(&m.asf);
     buffer_done(&m.join);
     buffer_done(&m.inputs);

@@ -178,6 +178,8 @@ static int fire(const void *state, struct firing *firing, struct error *err)
     if (r == 0)
         r = invoke(&s, err);
     asf_evaluation_done(&s.evaluation);
+    if (r < 0)
+        asf_firing_failed(firing);
     asf_firing_done(&s.asf);
     buffer_done(&s.body);
     return r;

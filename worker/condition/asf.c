@@ -33,6 +33,7 @@ void asf_unload(void *state)
     choice_free(a->choice);
     state_free(a->state);
     answers_done(&a->answers);
+    free(a->answer.text);
     joins_done(&a->joins);
     buffer_done(&a->result);
     buffer_done(&a->data);
@@ -144,10 +145,18 @@ void asf_set_data(struct asf *a, const struct json_value *value)
     copy = (struct buffer)BUFFER_INIT;
 }
 
+static void put_back(struct asf *a)
+{
+    struct error err;
+    if (a->answer.text && answers_put_back(&a->answers, &a->answer, &err) < 0)
+        abort(); /* see asf_must() */
+}
+
 unsigned asf_refuse(struct asf *a, unsigned changed)
 {
     if (a->error.code == ERROR_MEMORY)
         abort(); /* see asf_must() */
+    put_back(a);
     return CONDITION_REFUSES | changed;
 }
 
@@ -221,22 +230,21 @@ static int apply_answer(struct asf *a, const struct answer *answer)
 int asf_take(struct asf *a, const struct cloudevent *event)
 {
     struct cloudevent_span item;
-    struct answer answer;
     item_of(event, &item);
     buffer_reset(&a->data, ASF_KEPT_BYTES);
     buffer_reset(&a->item, ASF_KEPT_BYTES);
+    free(a->answer.text);
+    a->answer = (struct answer){0};
     a->left = false;
     a->error = (struct error){0};
     cloudevent_data_json(event, &a->data);
     buffer_append(&a->item, item.text, item.len);
     asf_must(&a->data);
     asf_must(&a->item);
-    if (!a->answers.n ||
-        !answers_take(&a->answers, &event->attribute[CE_SUBJECT], &event->attribute[CE_KEY], &item, &answer))
+    if (!a->answers.n || !answers_take(&a->answers, &event->attribute[CE_SUBJECT], &event->attribute[CE_KEY],
+                                       &item, &a->answer))
         return 0;
-    int r = apply_answer(a, &answer);
-    free(answer.text);
-    return r < 0 ? -1 : 1;
+    return apply_answer(a, &a->answer) < 0 ? -1 : 1;
 }
 
 static unsigned evaluate_condition(void *state, const struct cloudevent *event)
@@ -288,6 +296,7 @@ const struct condition_type condition_aws_asf_condition = {
     .state_size = sizeof(struct asf),
     .members = condition_members,
     .counts_keys = true,
+    .forgets_failures = true,
     .load = load_condition,
     .unload = asf_unload,
     .evaluate = evaluate_condition,
@@ -298,11 +307,17 @@ const struct condition_type condition_aws_asf_condition = {
 };
 /* --- for the actions --- */
 
-static const struct asf *asf_of(const struct firing *firing)
+static struct asf *asf_of(const struct firing *firing)
 {
     const struct condition_type *type = firing->trigger->condition;
     bool is_asf = type == &condition_aws_asf_condition || type == &condition_aws_asf_join_statemachine;
-    return is_asf ? (const struct asf *)(const void *)firing->trigger->state : NULL;
+    return is_asf ? (struct asf *)(void *)firing->trigger->state : NULL;
+}
+
+void asf_firing_failed(const struct firing *firing)
+{
+    if (firing->trigger->condition == &condition_aws_asf_condition)
+        put_back(asf_of(firing));
 }
 
 /* Under another condition: everything from the event and the context. */

@@ -28,3 +28,5 @@ struct asf_firing {
  * ERROR_MEMORY. asf_firing_done in any case. */
 int asf_firing_read(struct asf_firing *asf, const struct firing *firing, struct error *err);
 void asf_firing_done(struct asf_firing *asf);
+/* The action has failed: the event may come again, and if it is an answer, it is waited for again. */
+void asf_firing_failed(const struct firing *firing);

@@ -32,6 +32,7 @@ struct asf {
     struct joins joins;
     struct buffer result; /* JSON; empty: none */
     /* The event in hand, for the action. */
+    struct answer answer; /* that it was; text NULL: none */
     struct buffer data;
     struct buffer item;
     bool left;
@@ -59,7 +60,8 @@ int asf_leave(struct asf *asf, const char *name, const struct state *state, cons
               const struct json_value *result);
 int asf_leave_written(struct asf *asf, const char *name, const struct json_value *document,
                       const struct json_value *input, const struct json_value *result);
-/* Outcome: nothing can be made of the event, asf->error says why. */
+/* Outcome: nothing can be made of the event, asf->error says why. The answer that it was is waited for again.
+ */
 unsigned asf_refuse(struct asf *asf, unsigned changed);
 /* Ends the worker when memory ran out: an event would be lost; the next one starts from the last checkpoint.
  */

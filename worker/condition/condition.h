@@ -31,6 +31,8 @@ struct condition_type {
     const char *const *members;
     /* Counts an event that carries an idempotency key once per key. */
     bool counts_keys;
+    /* An event has not been there for it when its action has failed: it may come again (redriven). */
+    bool forgets_failures;
     /* Reads the state from the stored context (a JSON object). Errors: ERROR_INVALID naming member and value.
      */
     int (*load)(void *state, const struct json_value *context, struct error *err);

@@ -32,21 +32,28 @@ static int hash_member(const struct json_value *entry, const char *name, uint64_
     return text.failed ? no_memory(err) : 0;
 }
 
+static int make_room(struct answers *answers, size_t len, struct error *err)
+{
+    if (answers->bytes + len > ANSWERS_MAX_BYTES)
+        return error_set(err, ERROR_LIMIT, "the tasks under way would need more than %u bytes",
+                         ANSWERS_MAX_BYTES);
+    if (answers->n < answers->cap)
+        return 0;
+    size_t cap = answers->cap ? answers->cap * 2 : 4;
+    struct answer *grown = realloc(answers->entries, cap * sizeof *grown);
+    if (!grown)
+        return no_memory(err);
+    answers->entries = grown;
+    answers->cap = cap;
+    return 0;
+}
+
 static int add(struct answers *answers, const struct json_value *entry, struct error *err)
 {
     size_t len;
     const char *raw = json_raw(entry, &len);
-    if (answers->bytes + len > ANSWERS_MAX_BYTES)
-        return error_set(err, ERROR_LIMIT, "the tasks under way would need more than %u bytes",
-                         ANSWERS_MAX_BYTES);
-    if (answers->n == answers->cap) {
-        size_t cap = answers->cap ? answers->cap * 2 : 4;
-        struct answer *grown = realloc(answers->entries, cap * sizeof *grown);
-        if (!grown)
-            return no_memory(err);
-        answers->entries = grown;
-        answers->cap = cap;
-    }
+    if (make_room(answers, len, err) < 0)
+        return -1;
     struct answer answer = {.len = len};
     if (hash_member(entry, "task", &answer.task, err) < 0 ||
         hash_member(entry, "key", &answer.key, err) < 0 || hash_member(entry, "item", &answer.item, err) < 0)
@@ -174,4 +181,14 @@ bool answers_take(struct answers *answers, const struct cloudevent_span *task,
         return false;
     take_out(answers, found, ret_answer);
     return true;
+}
+
+int answers_put_back(struct answers *answers, struct answer *answer, struct error *err)
+{
+    if (make_room(answers, answer->len, err) < 0)
+        return -1;
+    answers->entries[answers->n++] = *answer;
+    answers->bytes += answer->len;
+    *answer = (struct answer){0};
+    return 0;
 }

@@ -48,3 +48,6 @@ void answer_compose(const char *task, const char *key, const struct cloudevent_s
 bool answers_take(struct answers *answers, const struct cloudevent_span *task,
                   const struct cloudevent_span *key, const struct cloudevent_span *item,
                   struct answer *ret_answer);
+/* Puts it back: the answer could not be used, and may come again. Takes the entry. Errors: ERROR_LIMIT,
+ * ERROR_MEMORY. */
+int answers_put_back(struct answers *answers, struct answer *answer, struct error *err);
