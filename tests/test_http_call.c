@@ -269,6 +269,36 @@ static void test_failures(void **state)
     assert_int_equal(o.code, ERROR_UNAVAILABLE);
 }
 
+/* On kept connections, where libcurl would send a request again by itself. */
+static void test_sent_once(void **state)
+{
+    struct bed *bed = *state;
+    enum { CALLS = 20 };
+    static struct outcome outcomes[CALLS];
+    for (unsigned round = 0; round < 2; round++) {
+        bool drops = round == 1;
+        function_server_behave(
+            bed->server, NULL,
+            &(struct function_behaviour){.mode = drops ? FUNCTION_DROPS : FUNCTION_ANSWERS, .delay_ms = 20});
+        for (unsigned i = 0; i < CALLS; i++) {
+            struct http_call_request request;
+            prepare(bed, &request, "/f/x", i % 2 ? "{}" : NULL);
+            if (i % 4 == 0)
+                assert_int_equal(http_call_method(&request, "GET", 3, NULL), 0);
+            begin(bed, &request, &outcomes[i]);
+        }
+        wait_all(bed);
+        assert_int_equal(function_server_requests(bed->server), CALLS * (round + 1));
+        for (unsigned i = 0; i < CALLS && drops; i++) {
+            assert_int_equal(outcomes[i].n, 1);
+            assert_int_equal(outcomes[i].status, 0);
+            assert_int_equal(outcomes[i].code, ERROR_UNAVAILABLE);
+            assert_string_equal(outcomes[i].message, "the connection was lost before an answer came");
+        }
+    }
+    assert_int_equal(ask_function(bed, "/f/x", &(struct function_behaviour){.status = 200}).status, 200);
+}
+
 static void test_timeout(void **state)
 {
     struct bed *bed = *state;
@@ -648,7 +678,7 @@ int main(void)
         TEST(test_public_only),   TEST(test_many),
         TEST(test_begin_in_done), TEST(test_room_is_given_back),
         TEST(test_cancel),        TEST(test_http2),
-        TEST(test_unix_socket),
+        TEST(test_unix_socket),   TEST(test_sent_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,6 +45,8 @@ struct http_call {
     bool too_much; /* more than answer_max came: the rest is left */
     bool too_many_headers;
     bool no_room; /* all calls together keep too much */
+    bool was_sent;
+    bool was_lost; /* the connection that it was sent on */
     char why[CURL_ERROR_SIZE];
 };
 
@@ -241,6 +243,17 @@ static size_t on_header(char *data, size_t size, size_t n, void *to)
     return call->too_many_headers ? CURL_WRITEFUNC_ERROR : size * n;
 }
 
+/* Called before the request is sent, each time that it is. libcurl would send it once more when a connection
+ * that was kept breaks before an answer, and nobody would know that it was carried out twice. */
+static int on_send(void *data, char *to_ip, char *from_ip, int to_port, int from_port)
+{
+    struct http_call *call = data;
+    (void)to_ip, (void)from_ip, (void)to_port, (void)from_port;
+    call->was_lost = call->was_sent;
+    call->was_sent = true;
+    return call->was_lost ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
+}
+
 static void call_free(struct http_call *call)
 {
     if (!call)
@@ -276,6 +289,8 @@ static bool set_fixed(struct http_call *call)
     SET(WRITEDATA, call);
     SET(HEADERFUNCTION, on_header);
     SET(HEADERDATA, call);
+    SET(PREREQFUNCTION, on_send);
+    SET(PREREQDATA, call);
     SET(ERRORBUFFER, call->why);
     SET(PRIVATE, call);
     SET(OPENSOCKETFUNCTION, on_address);
@@ -492,6 +507,7 @@ int http_call_start(struct http_calls *calls, const struct http_call_request *re
     call->answer_max = request->answer_max;
     call->header_bytes = 0;
     call->too_much = call->too_many_headers = call->no_room = false;
+    call->was_sent = call->was_lost = false;
     call->why[0] = '\0';
     buffer_append(&call->sent, request->body.data, request->body.len);
     bool failed = set_own(call, request, buffer_text(&url), buffer_text(&path));
@@ -540,6 +556,8 @@ static void explain(const struct http_call *call, CURLcode code, struct error *e
     else if (call->no_room)
         error_set(err, ERROR_UNAVAILABLE, "the answers under way have more than %u bytes",
                   HTTP_CALL_KEPT_BYTES);
+    else if (call->was_lost)
+        error_set(err, ERROR_UNAVAILABLE, "the connection was lost before an answer came");
     else
         error_set(err, error_code_of(code), "%s", call->why[0] ? call->why : curl_easy_strerror(code));
 }

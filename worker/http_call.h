@@ -2,6 +2,9 @@
  * descriptors and timers. Connections are kept and reused; HTTP/2 is spoken where a TLS server offers it,
  * with many calls on one connection. Names are resolved on threads of libcurl's own, so nothing here waits.
  *
+ * A call's request is sent at most once: whether it is worth another one when its connection is lost without
+ * an answer, or an HTTP/2 server turns it away, is for its maker to say.
+ *
  * What a server may do to us is bounded: time (connecting, and in all), bytes of headers, bytes of the body
  * that are kept (a call of which no more is wanted ends there, however much the server goes on to send), and
  * the bytes that all calls together keep. Redirects are not followed, no proxy and no .netrc is used whatever
