@@ -105,6 +105,26 @@ static void test_consume(void **state)
     assert_int_equal(workspace_count(&bed->workspace, "dead_letters"), 0);
 }
 
+/* What the group has not heard of before a kill it hears of in the next life, though no event follows. */
+static void test_group_follows(void **state)
+{
+    struct worker_bed *bed = *state;
+    source(bed, "kafka", topic, ",\"properties\":{\"auto.commit.interval.ms\":600000}");
+    create(1);
+    worker_bed_trigger(bed, "count", "JOIN", NEVER, PASS, "t", "s");
+    worker_bed_up(bed);
+    for (unsigned i = 0; i < 20; i += 10) {
+        publish("s", i, 10, 0);
+        AWAIT_BED(bed, worker_bed_counter(bed, "count") == i + 10);
+        AWAIT_BED(bed, i || committed(10, 1));
+    }
+    process_kill(&bed->worker, SIGKILL);
+    assert_false(committed(20, 1));
+    worker_bed_up(bed);
+    AWAIT_BED(bed, committed(20, 1));
+    worker_bed_stop(bed);
+}
+
 static void send_one(const struct kafka_record *record)
 {
     assert_int_equal(kafka_server_publish(&kafka, topic, record, 1), 0);
@@ -449,6 +469,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_consume, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_group_follows, setup, teardown),
         cmocka_unit_test_setup_teardown(test_modes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_large, setup, teardown),
         cmocka_unit_test_setup_teardown(test_transactions, setup, teardown),

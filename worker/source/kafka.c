@@ -131,6 +131,16 @@ static int restore_from(struct kafka_source *s, const struct json_value *value, 
     return s->from ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
 }
 
+/* The group may not have heard of this checkpoint in an earlier life, and no other may follow. */
+static int remember_committed(struct kafka_source *s, struct error *err)
+{
+    if (!kafka_offsets_resize(&s->committed, s->partitions.n))
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    for (size_t i = 0; i < s->committed.n; i++)
+        s->committed.list[i] = s->partitions.list[i].next;
+    return 0;
+}
+
 /* {"topic","cluster","partitions"} (kafka_partitions.h), or {"from"} when adopting. */
 static int restore(struct source *source, const struct json_value *position, struct error *err)
 {
@@ -158,7 +168,9 @@ static int restore(struct source *source, const struct json_value *position, str
     if (!json_member(position, "partitions", &value))
         return error_set(err, ERROR_INVALID, "has no member partitions");
     s->begun = true;
-    return kafka_partitions_read(&s->partitions, &value, err);
+    if (kafka_partitions_read(&s->partitions, &value, err) < 0)
+        return -1;
+    return remember_committed(s, err);
 }
 
 static void position(struct source *source, struct buffer *out)
@@ -227,12 +239,22 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
         kafka_check_soon(s);
 }
 
+/* A setting in milliseconds; `otherwise` where it is 0 or negative. */
+static uint64_t interval(const rd_kafka_conf_t *conf, const char *name, uint64_t otherwise)
+{
+    char number[24] = "";
+    size_t size = sizeof number;
+    if (rd_kafka_conf_get(conf, name, number, &size) != RD_KAFKA_CONF_OK || number[0] == '-')
+        return otherwise;
+    uint64_t ms = strtoull(number, NULL, 10);
+    return ms ? ms * CLOCK_MS : otherwise;
+}
+
 static int make_consumer(struct source *source, struct error *err)
 {
     struct kafka_source *s = source->state;
     rd_kafka_conf_t *conf;
-    char client[300], number[24] = "", why[200];
-    size_t size = sizeof number;
+    char client[300], why[200];
     static const uint64_t one = 1;
     snprintf(client, sizeof client, "triggerflow-%s", source->worker->workspace);
     if (kafka_parameters_consumer(&s->parameters, client, source->name, &conf, err) < 0)
@@ -241,10 +263,8 @@ static int make_consumer(struct source *source, struct error *err)
     rd_kafka_conf_set_log_cb(conf, on_log);
     rd_kafka_conf_set_error_cb(conf, on_error);
     rd_kafka_conf_set_offset_commit_cb(conf, kafka_commit_done);
-    if (rd_kafka_conf_get(conf, "topic.metadata.refresh.interval.ms", number, &size) == RD_KAFKA_CONF_OK)
-        s->check_every_ns = strtoull(number, NULL, 10) * CLOCK_MS;
-    if (!s->check_every_ns || number[0] == '-')
-        s->check_every_ns = 3600 * CLOCK_S;
+    s->check_every_ns = interval(conf, "topic.metadata.refresh.interval.ms", 3600 * CLOCK_S);
+    s->commit_every_ns = interval(conf, "auto.commit.interval.ms", 0);
     if (kafka_flow_install(&s->flow, conf) < 0) {
         rd_kafka_conf_destroy(conf);
         return error_set(err, ERROR_MEMORY, "out of memory");
@@ -334,6 +354,8 @@ static bool is_old(struct kafka_source *s, const rd_kafka_message_t *message, st
 {
     if (p->another || p->astray)
         return true;
+    if (p->verifying)
+        atomic_store(&s->commit_due, true);
     if (message->offset >= p->next) {
         p->verifying = false;
         return false;

@@ -120,6 +120,8 @@ static int assign(struct source *source, const struct kafka_bounds *bounds, size
     }
     if (list->cnt)
         r = call_assign(source, list, true, err);
+    if (list->cnt)
+        atomic_store(&s->commit_due, true);
     for (int i = 0; i < list->cnt && !r; i++)
         s->partitions.list[list->elems[i].partition].assigned = true;
     rd_kafka_topic_partition_list_destroy(list);
@@ -352,6 +354,7 @@ static int make_topic(struct source *source, struct error *err)
     int r = kafka_topic_create(s->rk, s->parameters.topic, KAFKA_CALL_MS, err);
     if (r < 0)
         return -1;
+    s->failures = 0; /* it will be there in a moment */
     if (r == 0) {
         log_info("topic_created", LOG_STR("source", source->name), LOG_STR("topic", s->parameters.topic));
         forget_topic(source);

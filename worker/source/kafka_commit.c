@@ -11,7 +11,6 @@
 #include "common/log.h"
 #include "worker/source/source.h"
 
-#define COMMIT_EVERY CLOCK_S
 #define LAST_NS (2 * CLOCK_S)
 
 bool kafka_offsets_resize(struct kafka_offsets *o, size_t n)
@@ -26,11 +25,14 @@ bool kafka_offsets_resize(struct kafka_offsets *o, size_t n)
     return true;
 }
 
-/* The offset of a partition that the group may have. Requires: lock. */
+/* The offset of a partition that the group may have. None while it is in question whether the partition is
+ * still the one that the checkpoint speaks of, nor when it was begun anew since. Requires: lock. */
 static int64_t reached(const struct kafka_source *s, size_t i)
 {
     int64_t offset = kafka_offset(&s->committed, i);
     const struct kafka_partition *p = &s->partitions.list[i];
+    if (!p->assigned || p->verifying || p->another || p->astray || offset > p->next)
+        return KAFKA_NO_OFFSET;
     return offset >= 0 && p->delivered <= offset && offset < p->next ? p->next : offset;
 }
 
@@ -80,10 +82,10 @@ void kafka_commit_done(rd_kafka_t *rk, rd_kafka_resp_err_t code, rd_kafka_topic_
 static void send_offsets(struct kafka_source *s)
 {
     atomic_store(&s->commit_due, false);
-    s->commit_ns = clock_coarse_ns();
     rd_kafka_topic_partition_list_t *list = collect(s);
     if (!list)
         return;
+    s->commit_ns = clock_coarse_ns();
     if (rd_kafka_commit(s->rk, list, true))
         atomic_store(&s->commit_due, true);
     else
@@ -102,7 +104,7 @@ uint64_t kafka_commit_wakes(const struct kafka_source *s)
 {
     if (s->committing || !s->reading || !atomic_load(&s->commit_due))
         return UINT64_MAX;
-    return s->commit_ns + COMMIT_EVERY;
+    return s->commit_ns + s->commit_every_ns;
 }
 
 /* Answers come by the queue, behind messages that nobody takes any more. */

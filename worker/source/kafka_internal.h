@@ -57,10 +57,12 @@ struct kafka_source {
     bool committing;    /* an answer is to come */
     bool commit_warned; /* it is logged once */
     uint64_t commit_ns; /* when it was sent last */
+    uint64_t commit_every_ns;
     struct kafka_offsets sent;
     struct kafka_offsets barrier; /* as of `position`. Thread: checkpoint */
     pthread_mutex_t lock;
-    struct kafka_offsets committed; /* of the last committed checkpoint. Requires: lock */
+    struct kafka_offsets committed; /* of the last committed checkpoint, at first of the one that was
+                                     * restored. Requires: lock */
 };
 
 static inline int64_t kafka_offset(const struct kafka_offsets *o, size_t partition)
@@ -80,7 +82,8 @@ void kafka_check_soon(struct kafka_source *s);
 
 /* --- kafka_commit.c --- */
 
-/* Has the group's offsets follow the committed checkpoint, at most once a second. */
+/* Has the group's offsets follow the committed checkpoint, no sooner than commit_every_ns after the last
+ * time. */
 void kafka_commit(struct source *source);
 /* When kafka_commit has something to do (clock_coarse_ns); UINT64_MAX: nothing. */
 uint64_t kafka_commit_wakes(const struct kafka_source *s);

@@ -29,7 +29,6 @@ static const struct refused {
     {"acks", promise},
     {"allow.auto.create.topics", promise},
     {"auto.commit.enable", promise},
-    {"auto.commit.interval.ms", promise},
     {"auto.offset.reset", promise},
     {"enable.auto.commit", promise},
     {"enable.auto.offset.store", promise},
@@ -403,6 +402,7 @@ int kafka_parameters_consumer(const struct kafka_parameters *parameters, const c
     const char *const settings[][2] = {
         {"group.id", group},
         {"enable.auto.commit", "false"},
+        {"auto.commit.interval.ms", "1000"}, /* of the commits that the source sends */
         {"enable.auto.offset.store", "false"},
         {"auto.offset.reset", "error"},
         {"isolation.level", "read_committed"},
