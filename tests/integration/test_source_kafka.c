@@ -11,6 +11,11 @@
 
 #define PARTITIONS 5
 #define AT_ONCE 1000
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+#define PERCENT 50
+#else
+#define PERCENT 100
+#endif
 
 static struct kafka_server server;
 
@@ -45,7 +50,7 @@ static void document(const struct source_queue *queue, struct buffer *out)
     buffer_printf(out,
                   "\"class\":\"KafkaEventSource\",\"parameters\":{\"broker_list\":[\"127.0.0.1:%d\"],"
                   "\"topic\":\"%s\",\"properties\":{\"socket.timeout.ms\":4000,"
-                  "\"reconnect.backoff.max.ms\":200}}",
+                  "\"reconnect.backoff.max.ms\":200,\"auto.commit.interval.ms\":20}}",
                   queue->port, queue->name);
 }
 
@@ -99,7 +104,8 @@ static const char *const crash_points[] = {"delivered", NULL};
 static const struct source_driver driver = {
     .name = "kafka",
     .ordered = true,
-    .events = 100000,
+    .percent = PERCENT,
+    .events = 1000 * PERCENT,
     .crash_points = crash_points,
     .start = start,
     .stop = stop,
