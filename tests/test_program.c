@@ -16,6 +16,7 @@
 #include "common/config.h"
 #include "common/error.h"
 #include "common/loop.h"
+#include "tests/support/process.h"
 #include "tests/support/wait.h"
 #include "worker/check.h"
 #include "worker/containers.h"
@@ -269,6 +270,9 @@ static void test_run(void **state)
     assert_int_equal(r->report.status, 7);
     assert_string_equal(r->output, "given1\n");
     assert_string_equal(r->errors, "no\n");
+    start(r, "setsid sleep 60.25 >/dev/null 2>&1 & sleep 60.25 & exit 0", 10, 60 * CLOCK_S);
+    finish(r);
+    assert_int_equal(process_count("sleep 60.25"), 0); /* whatever session it is in */
     start(r, "kill -9 $$", 10, 60 * CLOCK_S);
     finish(r);
     assert_int_equal(r->report.fate, PROGRAM_KILLED);
@@ -283,14 +287,15 @@ static void test_too_many(void **state)
 {
     struct run *r = run_new();
     (void)state;
-    start(r, "for i in 1 2 3 4 5 6 7 8; do setsid sleep 60 & done; wait", 20, 60 * CLOCK_S);
+    start(r, "for i in 1 2 3 4 5 6 7 8; do setsid sleep 60.125 & done; wait", 20, 60 * CLOCK_S);
     struct run *other = run_new();
-    start(other, "for i in 1 2 3 4 5 6 7 8; do setsid sleep 60 & done; sleep 60", 5, 60 * CLOCK_S);
+    start(other, "for i in 1 2 3 4 5 6 7 8; do setsid sleep 60.125 & done; sleep 60.125", 5, 60 * CLOCK_S);
     finish(other);
     assert_int_equal(other->report.fate, PROGRAM_TOO_MANY);
     assert_false(r->ended);
     run_free(other);
     run_free(r); /* kills what still runs */
+    WAIT(process_count("sleep 60.125") == 0);
 }
 
 /* Whether the process has gone whose number the file holds. */

@@ -25,7 +25,7 @@
 
 #define START_HERE 16 /* intents that the submitting thread starts itself, rather than wake the executor */
 #define RETRY_FIRST (100 * CLOCK_MS)
-#define CONTAINERS_CLOSE (10 * CLOCK_S)
+#define CONTAINERS_CLOSE (5 * CLOCK_S)
 #define RETRY_LONGEST (10 * CLOCK_S)
 
 /* An event source as something to publish to. */

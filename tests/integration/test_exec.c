@@ -1,6 +1,5 @@
 /* EXEC through the real worker: programs get what they should and nothing else, their limits hold, nothing of
  * them is left, and crashes repeat them under the same key. */
-#include <dirent.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -129,31 +128,6 @@ static bool note_has(const char *name, const char *part)
     return has;
 }
 
-/* Processes whose command line has this in it. */
-static unsigned processes_with(const char *part)
-{
-    unsigned n = 0;
-    DIR *all = opendir("/proc");
-    assert_non_null(all);
-    for (struct dirent *e; (e = readdir(all));) {
-        char path[300];
-        char line[4096];
-        snprintf(path, sizeof path, "/proc/%s/cmdline", e->d_name);
-        FILE *file = e->d_name[0] >= '0' && e->d_name[0] <= '9' ? fopen(path, "re") : NULL;
-        if (!file)
-            continue;
-        size_t len = fread(line, 1, sizeof line - 1, file);
-        fclose(file);
-        line[len] = '\0';
-        for (size_t i = 0; i < len; i++)
-            if (!line[i])
-                line[i] = ' ';
-        n += strstr(line, part) != NULL;
-    }
-    closedir(all);
-    return n;
-}
-
 /* The first dead letter, of which there must be one (free). */
 static char *letter(const struct worker_bed *bed)
 {
@@ -261,10 +235,10 @@ static void test_time(void **state)
     worker_bed_up(bed);
     publish(bed, "u", "id-1", "1");
     assert_has(seen(bed, 0), "\"output\":\"left\\n\"");
-    assert_int_equal(processes_with("sleep 86392"), 0);
+    assert_int_equal(process_count("sleep 86392"), 0);
     publish(bed, "t", "id-2", "1");
     assert_has(seen(bed, 1), "killed: not done within 0.3 s");
-    assert_int_equal(processes_with("sleep 86391"), 0);
+    assert_int_equal(process_count("sleep 86391"), 0);
     worker_bed_stop(bed);
 }
 
@@ -298,7 +272,7 @@ static void test_memory_and_processes(void **state)
     assert_null(strstr(seen(bed, 0), "ate"));
     publish(bed, "u", "id-2", "1");
     assert_has(seen(bed, 1), "killed");
-    assert_int_equal(processes_with("allowed/bomb"), 0);
+    assert_int_equal(process_count("allowed/bomb"), 0);
     worker_bed_stop(bed);
 }
 
@@ -312,13 +286,13 @@ static void test_beside(void **state)
     setenv("TRIGGERFLOW_EXEC_MAX_RUNNING", "2", 1);
     worker_bed_up(bed);
     worker_bed_publish(bed, "go", "t", 10);
-    AWAIT_BED(bed, processes_with("sleep 86394") == 2);
+    AWAIT_BED(bed, process_count("sleep 86394") == 2);
     worker_bed_publish(bed, "tick", "s", 200);
     AWAIT_BED(bed, worker_bed_counter(bed, "healthy") == 200);
-    assert_int_equal(processes_with("sleep 86394"), 2);
+    assert_int_equal(process_count("sleep 86394"), 2);
     unsetenv("TRIGGERFLOW_EXEC_MAX_RUNNING");
     process_kill(&bed->worker, SIGKILL);
-    WAIT(processes_with("sleep 86394") == 0);
+    WAIT(process_count("sleep 86394") == 0);
 }
 
 /* --- what may not be run --- */
@@ -365,9 +339,9 @@ static void test_killed(void **state)
     show(bed, "show", DONE, "t");
     worker_bed_up(bed);
     publish(bed, "t", "id-1", "1");
-    AWAIT_BED(bed, processes_with("sleep 86395") == 2);
+    AWAIT_BED(bed, process_count("sleep 86395") == 2);
     process_kill(&bed->worker, SIGKILL);
-    WAIT(processes_with("sleep 86395") == 0 && processes_with("allowed/work") == 0);
+    WAIT(process_count("sleep 86395") == 0 && process_count("allowed/work") == 0);
     assert_false(note_has("work", "end"));
     char path[160];
     snprintf(path, sizeof path, "%s/go", notes);

@@ -1,5 +1,6 @@
 #include "tests/support/process.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -152,4 +153,28 @@ void process_show_log(const struct process *process)
     fprintf(stderr, "--- %s (its end)\n%s---\n", process->log,
             log ? log + (len > SHOWN ? len - SHOWN : 0) : "");
     free(log);
+}
+
+unsigned process_count(const char *part)
+{
+    unsigned n = 0;
+    DIR *all = opendir("/proc");
+    for (struct dirent *e; all && (e = readdir(all));) {
+        char path[300];
+        char line[4096];
+        snprintf(path, sizeof path, "/proc/%s/cmdline", e->d_name);
+        FILE *file = e->d_name[0] >= '0' && e->d_name[0] <= '9' ? fopen(path, "re") : NULL;
+        if (!file)
+            continue;
+        size_t len = fread(line, 1, sizeof line - 1, file);
+        fclose(file);
+        line[len] = '\0';
+        for (size_t i = 0; i < len; i++)
+            if (!line[i])
+                line[i] = ' ';
+        n += strstr(line, part) != NULL;
+    }
+    if (all)
+        closedir(all);
+    return n;
 }

@@ -38,3 +38,6 @@ bool process_log_has(const struct process *process, const char *text);
 unsigned process_log_count(const struct process *process, const char *text);
 /* Prints the end of the log to standard error. */
 void process_show_log(const struct process *process);
+
+/* How many processes of the machine have this in their command line. */
+unsigned process_count(const char *part);
