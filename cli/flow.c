@@ -99,6 +99,8 @@ long long flow_number(struct json_object *trigger, const char *member, long long
 
 /* ---- Building it ---- */
 
+static const char done[] = "event.triggerflow.termination.success";
+
 static struct json_object *source_named(const struct flow *flow, const char *name)
 {
     for (size_t i = 0; i < output_length(flow->manifest->event_sources); i++) {
@@ -123,10 +125,36 @@ static void add_emission(struct flow *flow, struct emission emission)
     flow->emissions[flow->n_emissions++] = emission;
 }
 
+/* A text of an action that may hold paths: what it will be, when that can be told; NULL when it cannot. */
+static const char *told(struct json_object *action, const char *member, const char *otherwise)
+{
+    struct json_object *value = output_member(action, member);
+    if (!json_object_is_type(value, json_type_string))
+        return otherwise;
+    return strstr(json_object_get_string(value), "${") ? NULL : json_object_get_string(value);
+}
+
+/* The answer of a service, or the end of a program. */
+static void read_reply(struct flow *flow, size_t index, bool by_default)
+{
+    struct json_object *trigger = flow->nodes[index].trigger;
+    struct json_object *action = output_member(trigger, "action");
+    struct json_object *subject = output_member(output_member(trigger, "context"), "subject");
+    const char *reply = output_text(action, "reply");
+    if (*reply ? strcmp(reply, "event") != 0 : !by_default)
+        return;
+    const char *own = json_object_is_type(subject, json_type_string) ? json_object_get_string(subject)
+                                                                     : output_text(trigger, "id");
+    struct emission emission = {.node = index, .inside = true};
+    emission.type = told(action, "reply_type", done);
+    emission.subject = told(action, "reply_subject", told(action, "subject", own));
+    if (emission.type && emission.subject)
+        add_emission(flow, emission);
+}
+
 /* What a firing of this trigger emits: by itself, or through the function that it invokes. */
 static void read_emissions(struct flow *flow, size_t index)
 {
-    static const char *const done = "event.triggerflow.termination.success";
     struct json_object *trigger = flow->nodes[index].trigger;
     struct json_object *action = output_member(trigger, "action"),
                        *context = output_member(trigger, "context");
@@ -151,6 +179,8 @@ static void read_emissions(struct flow *flow, size_t index)
         emission.type = done;
         emission.subject = output_text(context, "subject");
         emission.endless = name[0] != 'D';
+    } else if (strcmp(name, "HTTP_INVOKE") == 0 || strcmp(name, "EXEC") == 0) {
+        read_reply(flow, index, name[0] == 'E');
     }
     add_emission(flow, emission);
 }

@@ -235,6 +235,27 @@ static void test_compiled(void **state)
                         "__init__: something outside has to publish it\n");
 }
 
+/* Answers of services and ends of programs lead on, where it can be told to whom. */
+static void test_replies(void **state)
+{
+    (void)state;
+    const char *lines = findings_of(
+        HTTP
+        "  a: {activation_events: [{type: go, subject: s}], condition: TRUE,\n"
+        "      action: {name: EXEC, argv: [/bin/true]}}\n"
+        "  b: {activation_events: [{type: event.triggerflow.termination.success, subject: a}], condition: "
+        "TRUE,\n"
+        "      context: {subject: bb}, action: {name: HTTP_INVOKE, url: x, reply: event, reply_type: told}}\n"
+        "  c: {activation_events: [{type: told, subject: bb}], condition: TRUE,\n"
+        "      action: {name: EXEC, argv: [/bin/true], reply_type: '${event.type}'}}\n"
+        "  d: {activation_events: [{type: other, subject: x}], condition: TRUE,\n"
+        "      action: {name: EXEC, argv: [/bin/true], reply: ignore}}\n");
+    assert_null(strstr(lines, "trigger b"));
+    assert_null(strstr(lines, "trigger c"));
+    assert_non_null(strstr(lines, "note trigger a: nothing in this file emits type go"));
+    assert_non_null(strstr(lines, "note trigger d: nothing in this file emits type other"));
+}
+
 /* Many triggers of one type are judged in reasonable time, and findings are bounded. */
 static void test_large(void **state)
 {
@@ -261,9 +282,9 @@ static void test_large(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clean), cmocka_unit_test(test_structure), cmocka_unit_test(test_unreachable),
-        cmocka_unit_test(test_joins), cmocka_unit_test(test_sums),      cmocka_unit_test(test_compiled),
-        cmocka_unit_test(test_large),
+        cmocka_unit_test(test_clean),   cmocka_unit_test(test_structure), cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_joins),   cmocka_unit_test(test_sums),      cmocka_unit_test(test_compiled),
+        cmocka_unit_test(test_replies), cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
