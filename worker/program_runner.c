@@ -29,6 +29,7 @@
 #include "worker/program_wire.h"
 
 #define GRACE (2 * CLOCK_S)            /* between SIGTERM and SIGKILL */
+#define KILL_LONGEST (10 * CLOCK_S)    /* then its end is told all the same */
 #define PROCESSES_LOOK (50 * CLOCK_MS) /* where no limit of the kernel's holds */
 #define UID_LOOK_MS 20                 /* while all uids are in use */
 #define OPEN_FILES 1024
@@ -434,9 +435,10 @@ static bool kill_child(pid_t pid, void *data)
     return false;
 }
 
-/* Until nothing is left that has ever been started. A group's processes die at once; those that have left it
- * are our children as soon as their parents are dead. */
-static void kill_rest(struct runner *r)
+/* Until nothing is left that has ever been started; false: something was at the deadline, which the kernel
+ * does not let die. A group's processes die at once; those that have left it are our children as soon as
+ * their parents are dead. */
+static bool kill_rest(struct runner *r, uint64_t deadline_ns)
 {
     struct rusage used;
     int status;
@@ -458,7 +460,9 @@ static void kill_rest(struct runner *r)
                                (uint64_t)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1000;
         }
         if (pid < 0 && errno == ECHILD)
-            return;
+            return true;
+        if (clock_now_ns() >= deadline_ns)
+            return false;
         poll(NULL, 0, 1);
     }
 }
@@ -546,12 +550,18 @@ _Noreturn void program_runner(const struct config *config, int control, int orde
     make_directory(&r);
     start(&r);
     watch(&r);
-    kill_rest(&r);
+    bool clean = kill_rest(&r, clock_now_ns() + KILL_LONGEST);
     while (r.output.fd >= 0 && take_output(&r.output, r.order.output_max))
         continue;
     while (r.errors.fd >= 0 && take_output(&r.errors, r.order.output_max))
         continue;
-    remove_directory(&r);
+    if (clean)
+        remove_directory(&r);
     report(&r);
+    close(r.control);
+    if (!clean) {
+        kill_rest(&r, UINT64_MAX);
+        remove_directory(&r);
+    }
     _exit(0);
 }
