@@ -91,8 +91,47 @@ static void test_refused(void **state)
     intent_free(intent);
 }
 
+static void expect_order(struct intent_queue *queue, const char *text)
+{
+    struct intent *intent;
+    for (; (intent = intent_queue_take(queue)); text++)
+        assert_int_equal(intent->key[0], *text);
+    assert_int_equal(*text, 0);
+}
+
+static void test_queue(void **state)
+{
+    (void)state;
+    struct intent all[4] = {{.key = "a"}, {.key = "b"}, {.key = "c"}, {.key = "d"}};
+    struct intent_queue first;
+    struct intent_queue second;
+    intent_queue_init(&first);
+    intent_queue_init(&second);
+    expect_order(&first, "");
+    intent_queue_put_back(&first, &all[1]);
+    intent_queue_append(&first, &all[2]);
+    intent_queue_put_back(&first, &all[0]);
+    expect_order(&first, "abc");
+    intent_queue_append(&first, &all[2]);
+    intent_queue_append(&second, &all[0]);
+    intent_queue_append(&second, &all[1]);
+    intent_queue_put_all_back(&first, &second);
+    intent_queue_put_all_back(&first, &second);
+    intent_queue_append(&first, &all[3]);
+    expect_order(&second, "");
+    expect_order(&first, "abcd");
+    intent_queue_append(&second, &all[0]);
+    intent_queue_put_all_back(&first, &second);
+    intent_queue_append(&first, &all[1]);
+    expect_order(&first, "ab");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_queue),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -109,3 +109,54 @@ bool intent_element(const struct intent *intent, struct json_value *ret_element)
 {
     return json_member(&intent->root, "element", ret_element);
 }
+
+int intent_event(const struct intent *intent, struct json_value *ret_event, struct error *err)
+{
+    struct json_value body;
+    if (intent_body(intent, &body) && json_member(&body, "event", ret_event) &&
+        ret_event->type == JSON_OBJECT)
+        return 0;
+    return error_set(err, ERROR_INVALID, "the stored intent has no event");
+}
+
+/* --- queues --- */
+
+void intent_queue_init(struct intent_queue *queue)
+{
+    queue->head = NULL;
+    queue->end = &queue->head;
+}
+
+void intent_queue_append(struct intent_queue *queue, struct intent *intent)
+{
+    intent->wait_next = NULL;
+    *queue->end = intent;
+    queue->end = &intent->wait_next;
+}
+
+struct intent *intent_queue_take(struct intent_queue *queue)
+{
+    struct intent *intent = queue->head;
+    if (intent && !(queue->head = intent->wait_next))
+        queue->end = &queue->head;
+    return intent;
+}
+
+void intent_queue_put_back(struct intent_queue *queue, struct intent *intent)
+{
+    intent->wait_next = queue->head;
+    if (!queue->head)
+        queue->end = &intent->wait_next;
+    queue->head = intent;
+}
+
+void intent_queue_put_all_back(struct intent_queue *queue, struct intent_queue *from)
+{
+    if (!from->head)
+        return;
+    *from->end = queue->head;
+    if (!queue->head)
+        queue->end = from->end;
+    queue->head = from->head;
+    intent_queue_init(from);
+}

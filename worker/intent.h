@@ -61,3 +61,18 @@ bool intent_body(const struct intent *intent, struct json_value *ret_body);
 bool intent_trigger(const struct intent *intent, struct json_value *ret_trigger);
 /* What is this element's own. False: it is no element. */
 bool intent_element(const struct intent *intent, struct json_value *ret_element);
+
+/* The event that a sink is to publish (a JSON object in the document). Errors: ERROR_INVALID. */
+int intent_event(const struct intent *intent, struct json_value *ret_event, struct error *err);
+
+/* Intents that wait in order, by `wait_next`. Owns none: who takes one reports it (executor_done). */
+struct intent_queue {
+    struct intent *head; /* NULL: empty */
+    struct intent **end;
+};
+void intent_queue_init(struct intent_queue *queue);
+void intent_queue_append(struct intent_queue *queue, struct intent *intent);
+struct intent *intent_queue_take(struct intent_queue *queue); /* the first; NULL */
+void intent_queue_put_back(struct intent_queue *queue, struct intent *intent);
+/* Puts all of `from` in front of it. */
+void intent_queue_put_all_back(struct intent_queue *queue, struct intent_queue *from);

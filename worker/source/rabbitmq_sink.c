@@ -42,8 +42,7 @@ struct rabbitmq_sink {
     char *name;
     struct rabbitmq_parameters parameters;
     struct rabbitmq *rabbitmq; /* NULL: not connected */
-    struct intent *waiting;
-    struct intent **waiting_end;
+    struct intent_queue waiting;
     struct slot slots[MAX_IN_FLIGHT];
     uint64_t oldest; /* delivery tags: the first publication on a channel has 1 */
     uint64_t next;
@@ -62,29 +61,6 @@ static struct loop *loop_of(const struct rabbitmq_sink *s)
 static struct slot *slot_of(struct rabbitmq_sink *s, uint64_t tag)
 {
     return &s->slots[tag % MAX_IN_FLIGHT];
-}
-
-static void wait_last(struct rabbitmq_sink *s, struct intent *intent)
-{
-    intent->wait_next = NULL;
-    *s->waiting_end = intent;
-    s->waiting_end = &intent->wait_next;
-}
-
-static void wait_first(struct rabbitmq_sink *s, struct intent *intent)
-{
-    intent->wait_next = s->waiting;
-    if (!s->waiting)
-        s->waiting_end = &intent->wait_next;
-    s->waiting = intent;
-}
-
-static struct intent *take_waiting(struct rabbitmq_sink *s)
-{
-    struct intent *intent = s->waiting;
-    if (intent && !(s->waiting = intent->wait_next))
-        s->waiting_end = &s->waiting;
-    return intent;
 }
 
 static void pump(void *data);
@@ -117,7 +93,7 @@ static void lose(struct rabbitmq_sink *s, const struct error *err)
         if (!slot->intent)
             continue;
         slot->intent->attempts++;
-        wait_first(s, slot->intent);
+        intent_queue_put_back(&s->waiting, slot->intent);
         slot->intent = NULL;
     }
     uint64_t delay = RECONNECT_FIRST << (s->failures < 7 ? s->failures : 7);
@@ -187,14 +163,11 @@ static int send_event(struct rabbitmq_sink *s, struct intent *intent, const char
 /* 0 sent; 1 the intent itself is wrong (reported); -1. */
 static int send_intent(struct rabbitmq_sink *s, struct intent *intent, struct error *err)
 {
-    struct json_value body;
     struct json_value json;
     struct cloudevent event;
     struct error wrong;
     BUFFER_AUTO scratch = BUFFER_INIT;
-    if (!intent_body(intent, &body) || !json_member(&body, "event", &json)) {
-        error_set(&wrong, ERROR_INVALID, "the stored intent has no event");
-    } else {
+    if (intent_event(intent, &json, &wrong) == 0) {
         size_t len;
         const char *raw = json_raw(&json, &len);
         if (cloudevent_parse(&event, raw, len, &scratch, &wrong) == 0)
@@ -221,7 +194,7 @@ static void pump(void *data)
 {
     struct rabbitmq_sink *s = data;
     struct error err;
-    if (s->backing_off || !s->waiting)
+    if (s->backing_off || !s->waiting.head)
         return;
     if (!s->rabbitmq && !executor_is_here(s->executor)) {
         loop_timer_set(loop_of(s), 0, reconnect_due, s, NULL);
@@ -232,12 +205,12 @@ static void pump(void *data)
         return;
     }
     /* What the socket has not taken is bounded by one message. */
-    while (s->waiting && s->next - s->oldest < MAX_IN_FLIGHT && !s->wants_output &&
+    while (s->waiting.head && s->next - s->oldest < MAX_IN_FLIGHT && !s->wants_output &&
            !rabbitmq_blocked(s->rabbitmq)) {
-        struct intent *intent = take_waiting(s);
+        struct intent *intent = intent_queue_take(&s->waiting);
         int r = send_intent(s, intent, &err);
         if (r < 0)
-            wait_first(s, intent);
+            intent_queue_put_back(&s->waiting, intent);
         if (r < 0 || watch_output(s, &err) < 0) {
             lose(s, &err);
             return;
@@ -350,7 +323,7 @@ int rabbitmq_sink_open(struct executor *executor, const char *name, const struct
     s->base.type = &source_rabbitmq;
     s->executor = executor;
     s->name = strdup(name);
-    s->waiting_end = &s->waiting;
+    intent_queue_init(&s->waiting);
     s->oldest = s->next = 1;
     if (!s->name || rabbitmq_parameters_read(parameters, &s->parameters, err) < 0) {
         if (!s->name)
@@ -366,7 +339,7 @@ int rabbitmq_sink_open(struct executor *executor, const char *name, const struct
 void rabbitmq_sink_publish(struct sink *sink, struct intent *intent)
 {
     struct rabbitmq_sink *s = (struct rabbitmq_sink *)sink;
-    wait_last(s, intent);
+    intent_queue_append(&s->waiting, intent);
     pump(s);
 }
 
@@ -381,7 +354,7 @@ void rabbitmq_sink_close(struct sink *sink)
     for (; s->oldest < s->next; s->oldest++)
         if (slot_of(s, s->oldest)->intent)
             executor_done(s->executor, slot_of(s, s->oldest)->intent, EXECUTOR_RETRY, &err);
-    while ((intent = take_waiting(s)))
+    while ((intent = intent_queue_take(&s->waiting)))
         executor_done(s->executor, intent, EXECUTOR_RETRY, &err);
     rabbitmq_parameters_done(&s->parameters);
     free(s->name);

@@ -26,19 +26,14 @@
 #define RECONNECT_FIRST (100 * CLOCK_MS)
 #define RECONNECT_LONGEST (10 * CLOCK_S)
 
-struct list {
-    struct intent *head;
-    struct intent **end;
-};
-
 struct redis_sink {
     struct sink base;
     struct executor *executor;
     char *name;
     struct redis_parameters parameters;
     struct redis *redis; /* NULL: not connected */
-    struct list waiting;
-    struct list in_flight; /* answers come in this order */
+    struct intent_queue waiting;
+    struct intent_queue in_flight; /* answers come in this order */
     unsigned n_in_flight;
     unsigned failures;
     bool backing_off;
@@ -46,27 +41,6 @@ struct redis_sink {
 };
 
 extern const struct source_type source_redis;
-
-static void list_init(struct list *l)
-{
-    l->head = NULL;
-    l->end = &l->head;
-}
-
-static void list_append(struct list *l, struct intent *intent)
-{
-    intent->wait_next = NULL;
-    *l->end = intent;
-    l->end = &intent->wait_next;
-}
-
-static struct intent *list_take(struct list *l)
-{
-    struct intent *intent = l->head;
-    if (intent && !(l->head = intent->wait_next))
-        l->end = &l->head;
-    return intent;
-}
 
 static void pump(struct redis_sink *s);
 
@@ -86,13 +60,7 @@ static void lose(struct redis_sink *s, const struct error *err)
     s->redis = NULL;
     for (struct intent *i = s->in_flight.head; i; i = i->wait_next)
         i->attempts++;
-    if (s->in_flight.head) {
-        *s->in_flight.end = s->waiting.head;
-        if (!s->waiting.head)
-            s->waiting.end = s->in_flight.end;
-        s->waiting.head = s->in_flight.head;
-        list_init(&s->in_flight);
-    }
+    intent_queue_put_all_back(&s->waiting, &s->in_flight);
     s->n_in_flight = 0;
     uint64_t delay = RECONNECT_FIRST << (s->failures < 7 ? s->failures : 7);
     if (!s->failures++)
@@ -137,14 +105,11 @@ static int send_event(struct redis_sink *s, const struct cloudevent *event, stru
 /* 0 sent; 1 the intent itself is wrong (reported); -1 the connection is lost. */
 static int send_intent(struct redis_sink *s, struct intent *intent, struct error *err)
 {
-    struct json_value body;
     struct json_value json;
     struct cloudevent event;
     struct error wrong;
     BUFFER_AUTO scratch = BUFFER_INIT;
-    if (!intent_body(intent, &body) || !json_member(&body, "event", &json)) {
-        error_set(&wrong, ERROR_INVALID, "the stored intent has no event");
-    } else {
+    if (intent_event(intent, &json, &wrong) == 0) {
         size_t len;
         const char *raw = json_raw(&json, &len);
         if (cloudevent_parse(&event, raw, len, &scratch, &wrong) == 0)
@@ -198,11 +163,11 @@ static void pump(struct redis_sink *s)
         return;
     }
     while (s->waiting.head && s->n_in_flight < MAX_IN_FLIGHT) {
-        struct intent *intent = list_take(&s->waiting);
+        struct intent *intent = intent_queue_take(&s->waiting);
         int r = send_intent(s, intent, &err);
         if (r > 0)
             continue;
-        list_append(&s->in_flight, intent);
+        intent_queue_append(&s->in_flight, intent);
         s->n_in_flight++;
         if (r < 0) {
             lose(s, &err);
@@ -246,7 +211,7 @@ static void on_events(void *data, uint32_t events)
     int r = 0;
     (void)events;
     while ((r = redis_receive(s->redis, &reply, &err)) == 0) {
-        struct intent *intent = list_take(&s->in_flight);
+        struct intent *intent = intent_queue_take(&s->in_flight);
         if (!intent) {
             freeReplyObject(reply);
             error_set(&err, ERROR_UNAVAILABLE, "event source %s: an answer too many", s->name);
@@ -278,8 +243,8 @@ int redis_sink_open(struct executor *executor, const char *name, const struct js
     s->base.type = &source_redis;
     s->executor = executor;
     s->name = strdup(name);
-    list_init(&s->waiting);
-    list_init(&s->in_flight);
+    intent_queue_init(&s->waiting);
+    intent_queue_init(&s->in_flight);
     if (!s->name || redis_parameters_read(parameters, &s->parameters, err) < 0) {
         free(s->name);
         free(s);
@@ -292,7 +257,7 @@ int redis_sink_open(struct executor *executor, const char *name, const struct js
 void redis_sink_publish(struct sink *sink, struct intent *intent)
 {
     struct redis_sink *s = (struct redis_sink *)sink;
-    list_append(&s->waiting, intent);
+    intent_queue_append(&s->waiting, intent);
     pump(s);
 }
 
@@ -306,7 +271,7 @@ void redis_sink_close(struct sink *sink)
         loop_remove(executor_loop(s->executor), redis_fd(s->redis));
     redis_free(s->redis);
     error_set(&err, ERROR_UNAVAILABLE, "event source %s was changed or removed", s->name);
-    while ((intent = list_take(&s->in_flight)) || (intent = list_take(&s->waiting)))
+    while ((intent = intent_queue_take(&s->in_flight)) || (intent = intent_queue_take(&s->waiting)))
         executor_done(s->executor, intent, EXECUTOR_RETRY, &err);
     redis_parameters_done(&s->parameters);
     free(s->name);

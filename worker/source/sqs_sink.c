@@ -31,11 +31,6 @@
 #define BACK_OFF_FIRST (200 * CLOCK_MS)
 #define BACK_OFF_LONGEST (10 * CLOCK_S)
 
-struct list {
-    struct intent *head;
-    struct intent **end;
-};
-
 struct sqs_sink;
 
 struct request {
@@ -52,7 +47,7 @@ struct sqs_sink {
     struct sqs_parameters parameters;
     struct sqs_queue queue;
     struct aws_call *asking; /* for the URL */
-    struct list waiting;
+    struct intent_queue waiting;
     struct request requests[REQUESTS];
     unsigned n_requests;
     unsigned singly; /* so many are sent one by one: one of them was wrong */
@@ -64,35 +59,6 @@ struct sqs_sink {
 };
 
 extern const struct source_type source_sqs;
-
-static void list_init(struct list *l)
-{
-    l->head = NULL;
-    l->end = &l->head;
-}
-
-static void list_append(struct list *l, struct intent *intent)
-{
-    intent->wait_next = NULL;
-    *l->end = intent;
-    l->end = &intent->wait_next;
-}
-
-static struct intent *list_take(struct list *l)
-{
-    struct intent *intent = l->head;
-    if (intent && !(l->head = intent->wait_next))
-        l->end = &l->head;
-    return intent;
-}
-
-static void list_put_back(struct list *l, struct intent *intent)
-{
-    intent->wait_next = l->head;
-    if (!l->head)
-        l->end = &intent->wait_next;
-    l->head = intent;
-}
 
 static void pump(struct sqs_sink *s);
 
@@ -131,7 +97,7 @@ static void put_back(struct request *r)
     while (r->n) {
         struct intent *intent = r->intents[--r->n];
         intent->attempts++;
-        list_put_back(&r->sink->waiting, intent);
+        intent_queue_put_back(&r->sink->waiting, intent);
     }
 }
 
@@ -266,11 +232,8 @@ static void append_group(struct buffer *out, const struct json_value *event)
 static bool find_event(struct sqs_sink *s, struct intent *intent, struct json_value *ret_event,
                        size_t *ret_len)
 {
-    struct json_value body;
     struct error err;
-    if (!intent_body(intent, &body) || !json_member(&body, "event", ret_event) ||
-        ret_event->type != JSON_OBJECT) {
-        error_set(&err, ERROR_INVALID, "the stored intent has no event");
+    if (intent_event(intent, ret_event, &err) < 0) {
         give_up(s, intent, &err);
         return false;
     }
@@ -310,12 +273,12 @@ static void fill(struct sqs_sink *s, struct request *r)
     while (s->waiting.head && r->n < most) {
         struct json_value event;
         size_t len;
-        struct intent *intent = list_take(&s->waiting);
+        struct intent *intent = intent_queue_take(&s->waiting);
         s->singly -= s->singly > 0;
         if (!find_event(s, intent, &event, &len))
             continue;
         if (r->n && bytes + len > BATCH_BYTES) {
-            list_put_back(&s->waiting, intent);
+            intent_queue_put_back(&s->waiting, intent);
             break;
         }
         bytes += len;
@@ -405,7 +368,7 @@ int sqs_sink_open(struct executor *executor, const char *name, const struct json
     s->executor = executor;
     s->name = strdup(name);
     s->random = clock_now_ns();
-    list_init(&s->waiting);
+    intent_queue_init(&s->waiting);
     int r = s->name ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
     if (r < 0 || sqs_parameters_read(parameters, &s->parameters, err) < 0 ||
         sqs_queue_init(&s->queue, &s->parameters, err) < 0 ||
@@ -421,7 +384,7 @@ int sqs_sink_open(struct executor *executor, const char *name, const struct json
 void sqs_sink_publish(struct sink *sink, struct intent *intent)
 {
     struct sqs_sink *s = (struct sqs_sink *)sink;
-    list_append(&s->waiting, intent);
+    intent_queue_append(&s->waiting, intent);
     pump(s);
 }
 
@@ -438,7 +401,7 @@ void sqs_sink_close(struct sink *sink)
         put_back(&s->requests[i]);
     }
     error_set(&err, ERROR_UNAVAILABLE, "event source %s was changed or removed", s->name);
-    while ((intent = list_take(&s->waiting)))
+    while ((intent = intent_queue_take(&s->waiting)))
         executor_done(s->executor, intent, EXECUTOR_RETRY, &err);
     sink_free(s);
 }
