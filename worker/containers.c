@@ -16,13 +16,11 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/loop.h"
+#include "worker/engine.h"
 #include "worker/http_call.h"
-#include "worker/report.h"
 #include "worker/worker.h"
 
-#define ENGINE_TIMEOUT (30 * CLOCK_S)
 #define PULL_TIMEOUT (600 * CLOCK_S)
-#define ENGINE_ANSWER_MAX (4u << 20)
 #define START_LONGEST (60 * CLOCK_S) /* from its creation to its first answer */
 #define CHECK_LONGEST (5 * CLOCK_S)  /* for an answer when it is looked at */
 #define PROBE_TIMEOUT CLOCK_S
@@ -65,75 +63,13 @@ struct script {
 struct containers {
     struct worker *worker;
     struct loop *loop;
-    struct http_calls *calls;
+    struct engine engine;
     char owner[17];
-    bool away; /* the engine: that was told */
     struct container *list;
     unsigned n;
     struct http_call *sweep;
     unsigned removing; /* calls of sweep and close under way */
 };
-
-/* --- the engine --- */
-
-/* Begins a request; path with its query, body JSON or NULL. */
-static int ask(struct containers *all, const char *method, const char *path, const struct buffer *body,
-               uint64_t timeout_ns, http_call_done done, void *data, struct http_call **ret_call,
-               struct error *err)
-{
-    struct http_call_request r;
-    http_call_request_init(&r);
-    buffer_append_text(&r.url, "http://docker");
-    buffer_append_text(&r.url, path);
-    buffer_append_text(&r.unix_socket, all->worker->config->docker_socket);
-    r.connect_timeout_ns = ENGINE_TIMEOUT;
-    r.timeout_ns = timeout_ns;
-    r.answer_max = ENGINE_ANSWER_MAX;
-    int result = http_call_method(&r, method, strlen(method), err);
-    if (result == 0 && body) {
-        buffer_append(&r.body, body->data, body->len);
-        result = http_call_header(&r, "Content-Type", "application/json", err);
-    }
-    if (result == 0 && (r.url.failed || r.body.failed || (body && body->failed)))
-        result = error_set(err, ERROR_MEMORY, "out of memory");
-    if (result == 0)
-        result = http_call_start(all->calls, &r, done, data, ret_call, err);
-    http_call_request_done(&r);
-    return result;
-}
-
-/* What the engine says of an error: {"message"}. */
-static void explain(const struct http_answer *answer, const char *what, struct error *err)
-{
-    struct json_value root, message;
-    BUFFER_AUTO text = BUFFER_INIT;
-    if (!answer->status) {
-        *err = *answer->error;
-        error_prefix(err, "Docker Engine, %s", what);
-        err->code = ERROR_UNAVAILABLE;
-        return;
-    }
-    if (json_scan(answer->body, answer->len, &root, NULL) == 0 && root.type == JSON_OBJECT &&
-        json_member(&root, "message", &message) && message.type == JSON_STRING)
-        json_unescape(&message, &text);
-    bool final = answer->status == 400 || answer->status == 404;
-    error_set(err, final ? ERROR_REFUSED : ERROR_UNAVAILABLE, "Docker Engine, %s: %u %s", what,
-              answer->status, buffer_text(&text));
-}
-
-/* Tells once that it is away, and once that it is back. */
-static void note_engine(struct containers *all, const struct http_answer *answer)
-{
-    bool away = !answer->status;
-    if (away == all->away)
-        return;
-    all->away = away;
-    if (away)
-        log_warn("docker_engine", LOG_STR("state", "unavailable"), LOG_STR("error", answer->error->message));
-    else
-        log_info("docker_engine", LOG_STR("state", "ok"));
-    report_warning(all->worker->report, "docker_engine", away ? answer->error->message : NULL);
-}
 
 /* --- a container's steps --- */
 
@@ -146,7 +82,7 @@ static void step(struct container *c, const char *method, const char *path, cons
                  uint64_t timeout_ns, http_call_done done)
 {
     struct error err;
-    if (ask(c->all, method, path, body, timeout_ns, done, c, &c->call, &err) < 0)
+    if (engine_ask(&c->all->engine, method, path, body, timeout_ns, done, c, &c->call, &err) < 0)
         give_up(c, &err);
 }
 
@@ -194,7 +130,7 @@ static void on_removed(void *data, const struct http_answer *answer)
 {
     struct container *c = data;
     c->call = NULL;
-    note_engine(c->all, answer);
+    engine_note(&c->all->engine, answer);
     c->state = ABSENT;
     if (c->again && answer->status)
         begin(c);
@@ -212,7 +148,7 @@ static void give_up_or_again(struct container *c, const struct error *why, bool 
     c->again = again;
     c->state = REMOVING;
     snprintf(path, sizeof path, "/containers/%s?force=1&v=1", c->name);
-    if (ask(c->all, "DELETE", path, NULL, ENGINE_TIMEOUT, on_removed, c, &c->call, &err) == 0)
+    if (engine_ask(&c->all->engine, "DELETE", path, NULL, ENGINE_TIMEOUT, on_removed, c, &c->call, &err) == 0)
         return;
     c->state = ABSENT;
     tell(c, &c->why);
@@ -254,9 +190,9 @@ static void on_pulled(void *data, const struct http_answer *answer)
     struct error err = {.code = ERROR_NONE};
     c->call = NULL;
     c->pulled = true;
-    note_engine(c->all, answer);
+    engine_note(&c->all->engine, answer);
     if (answer->status != 200)
-        explain(answer, "pulling the image", &err);
+        engine_explain(answer, "pulling the image", &err);
     else
         find_pull_error(answer, &err);
     if (err.code != ERROR_NONE) {
@@ -283,13 +219,13 @@ static void on_image(void *data, const struct http_answer *answer)
     struct container *c = data;
     struct error err;
     c->call = NULL;
-    note_engine(c->all, answer);
+    engine_note(&c->all->engine, answer);
     if (answer->status == 200) {
         create(c);
     } else if (answer->status == 404 && c->all->worker->config->docker_pull && !c->pulled) {
         pull(c);
     } else {
-        explain(answer, "looking for the image", &err);
+        engine_explain(answer, "looking for the image", &err);
         give_up(c, &err);
     }
 }
@@ -342,12 +278,12 @@ static void on_started(void *data, const struct http_answer *answer)
     struct container *c = data;
     struct error err;
     c->call = NULL;
-    note_engine(c->all, answer);
+    engine_note(&c->all->engine, answer);
     if (answer->status == 204 || answer->status == 304) {
         inspect(c);
         return;
     }
-    explain(answer, "starting the container", &err);
+    engine_explain(answer, "starting the container", &err);
     give_up(c, &err);
 }
 
@@ -362,12 +298,12 @@ static void on_name_free(void *data, const struct http_answer *answer)
     struct container *c = data;
     struct error err;
     c->call = NULL;
-    note_engine(c->all, answer);
+    engine_note(&c->all->engine, answer);
     if (answer->status && clock_now_ns() < c->deadline_ns) {
         later(c, create_again);
         return;
     }
-    explain(answer, "removing a container of that name", &err);
+    engine_explain(answer, "removing a container of that name", &err);
     give_up(c, &err);
 }
 
@@ -377,7 +313,7 @@ static void on_created(void *data, const struct http_answer *answer)
     struct error err;
     char path[160];
     c->call = NULL;
-    note_engine(c->all, answer);
+    engine_note(&c->all->engine, answer);
     if (answer->status == 409) {
         snprintf(path, sizeof path, "/containers/%s?force=1&v=1", c->name);
         step(c, "DELETE", path, NULL, ENGINE_TIMEOUT, on_name_free);
@@ -385,7 +321,7 @@ static void on_created(void *data, const struct http_answer *answer)
         snprintf(path, sizeof path, "/containers/%s/start", c->name);
         step(c, "POST", path, NULL, ENGINE_TIMEOUT, on_started);
     } else {
-        explain(answer, "creating the container", &err);
+        engine_explain(answer, "creating the container", &err);
         give_up(c, &err);
     }
 }
@@ -435,49 +371,10 @@ static void probe(struct container *c)
     r.answer_max = 4096;
     int result = http_call_method(&r, "GET", 3, &err);
     if (result == 0)
-        result = http_call_start(c->all->calls, &r, on_probe, c, &c->call, &err);
+        result = http_call_start(c->all->engine.calls, &r, on_probe, c, &c->call, &err);
     http_call_request_done(&r);
     if (result < 0)
         give_up(c, &err);
-}
-
-static bool text_at(const struct json_value *object, const char *member, char *out, size_t size)
-{
-    struct json_value value;
-    if (!json_member(object, member, &value) || value.type != JSON_STRING || !value.len ||
-        value.len >= size || value.escaped)
-        return false;
-    memcpy(out, value.text, value.len);
-    out[value.len] = '\0';
-    return true;
-}
-
-/* Its address in the first network that gives it one. */
-static bool find_address(const struct json_value *settings, char *out, size_t size)
-{
-    struct json_value networks, name, network;
-    struct json_iter iter;
-    if (text_at(settings, "IPAddress", out, size))
-        return true;
-    if (!json_member(settings, "Networks", &networks) || networks.type != JSON_OBJECT)
-        return false;
-    json_iter_init(&iter, &networks);
-    while (json_next(&iter, &name, &network))
-        if (network.type == JSON_OBJECT && text_at(&network, "IPAddress", out, size))
-            return true;
-    return false;
-}
-
-static bool find_port(const struct json_value *settings, char *out, size_t size)
-{
-    struct json_value ports, bindings, name, binding;
-    struct json_iter iter;
-    if (!json_member(settings, "Ports", &ports) || ports.type != JSON_OBJECT ||
-        !json_member(&ports, "80/tcp", &bindings) || bindings.type != JSON_ARRAY)
-        return false;
-    json_iter_init(&iter, &bindings);
-    return json_next(&iter, &name, &binding) && binding.type == JSON_OBJECT &&
-           text_at(&binding, "HostPort", out, size);
 }
 
 static int find_url(struct container *c, const struct json_value *root, struct error *err)
@@ -488,7 +385,7 @@ static int find_url(struct container *c, const struct json_value *root, struct e
     bool port = config->docker_reach == CONFIG_DOCKER_PORT;
     if (!json_member(root, "NetworkSettings", &settings) || settings.type != JSON_OBJECT)
         return error_set(err, ERROR_UNAVAILABLE, "Docker Engine: the answer has no NetworkSettings");
-    if (port ? !find_port(&settings, place, sizeof place) : !find_address(&settings, place, sizeof place))
+    if (port ? !engine_port(&settings, place, sizeof place) : !engine_address(&settings, place, sizeof place))
         return error_set(err, ERROR_UNAVAILABLE,
                          "the container has no %s in the network %.60s (docker_network, "
                          "docker_reach)",
@@ -506,7 +403,7 @@ static int read_inspection(struct container *c, const struct http_answer *answer
     struct json_value root, state, value;
     int64_t code = 0;
     if (answer->status != 200) {
-        explain(answer, "looking at the container", err);
+        engine_explain(answer, "looking at the container", err);
         err->code = ERROR_UNAVAILABLE;
         return -1;
     }
@@ -528,7 +425,7 @@ static void on_inspected(void *data, const struct http_answer *answer)
     struct container *c = data;
     struct error err;
     c->call = NULL;
-    note_engine(c->all, answer);
+    engine_note(&c->all->engine, answer);
     if (read_inspection(c, answer, &err) < 0)
         give_up(c, &err);
     else
@@ -641,7 +538,7 @@ const char *container_url(const struct container *container)
 
 struct http_calls *container_calls(struct container *container)
 {
-    return container->all->calls;
+    return container->all->engine.calls;
 }
 
 bool container_has_script(const struct container *container, const char *path, uint64_t hash)
@@ -680,7 +577,7 @@ static void remove_by_name(struct containers *all, const char *name)
     char path[160];
     struct error err;
     snprintf(path, sizeof path, "/containers/%s?force=1&v=1", name);
-    if (ask(all, "DELETE", path, NULL, ENGINE_TIMEOUT, on_swept, all, NULL, &err) == 0)
+    if (engine_ask(&all->engine, "DELETE", path, NULL, ENGINE_TIMEOUT, on_swept, all, NULL, &err) == 0)
         all->removing++;
 }
 
@@ -694,7 +591,7 @@ static void on_listed(void *data, const struct http_answer *answer)
     char id[80];
     char life[STORAGE_WRITER_MAX];
     all->sweep = NULL;
-    note_engine(all, answer);
+    engine_note(&all->engine, answer);
     if (answer->status != 200 || json_scan(answer->body, answer->len, &root, NULL) < 0 ||
         root.type != JSON_ARRAY) {
         loop_timer_set(all->loop, clock_now_ns() + SWEEP_AGAIN, sweep, all, NULL);
@@ -702,10 +599,10 @@ static void on_listed(void *data, const struct http_answer *answer)
     }
     json_iter_init(&iter, &root);
     while (json_next(&iter, &name, &container)) {
-        if (container.type != JSON_OBJECT || !text_at(&container, "Id", id, sizeof id) ||
+        if (container.type != JSON_OBJECT || !engine_text(&container, "Id", id, sizeof id) ||
             !json_member(&container, "Labels", &labels) || labels.type != JSON_OBJECT)
             continue;
-        if (text_at(&labels, "triggerflow.life", life, sizeof life) && !strcmp(life, all->worker->writer))
+        if (engine_text(&labels, "triggerflow.life", life, sizeof life) && !strcmp(life, all->worker->writer))
             continue;
         log_info("container_left", LOG_STR("container", id));
         remove_by_name(all, id);
@@ -722,7 +619,7 @@ static void sweep(void *data)
         path, sizeof path,
         "/containers/json?all=1&filters=%%7B%%22label%%22%%3A%%5B%%22triggerflow.owner%%3D%s%%22%%5D%%7D",
         all->owner);
-    if (ask(all, "GET", path, NULL, ENGINE_TIMEOUT, on_listed, all, &all->sweep, &err) < 0)
+    if (engine_ask(&all->engine, "GET", path, NULL, ENGINE_TIMEOUT, on_listed, all, &all->sweep, &err) < 0)
         log_warn("container_sweep", LOG_STR("error", err.message));
 }
 
@@ -768,12 +665,14 @@ int containers_new(struct worker *worker, struct loop *loop, struct containers *
     struct containers *all = calloc(1, sizeof *all);
     if (!all)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    if (http_calls_new(loop, false, "", &all->calls, err) < 0) {
+    if (http_calls_new(loop, false, "", &all->engine.calls, err) < 0) {
         free(all);
         return -1;
     }
     all->worker = worker;
     all->loop = loop;
+    all->engine.socket = worker->config->docker_socket;
+    all->engine.report = worker->report;
     XXH3_state_t state;
     XXH3_64bits_reset(&state);
     XXH3_64bits_update(&state, worker->workspace, strlen(worker->workspace) + 1);
@@ -800,6 +699,6 @@ void containers_free(struct containers *containers)
         hash_done(&c->scripts);
         free(c);
     }
-    http_calls_free(containers->calls);
+    http_calls_free(containers->engine.calls);
     free(containers);
 }
