@@ -28,7 +28,7 @@ static int teardown(void **state)
 static struct sqs_entry *add(uint64_t n, uint64_t visible)
 {
     struct consumed_id id = {n, n};
-    assert_int_equal(sqs_hand_add(&hand, &id, strdup("r"), strdup("body"), 4, visible, 0, NULL), 0);
+    assert_int_equal(sqs_hand_add(&hand, &id, strdup("r"), strdup("body"), 4, visible, 0, 0, NULL), 0);
     return sqs_hand_find(&hand, &id);
 }
 

@@ -10,7 +10,13 @@
 #include "tests/support/sqs_server.h"
 
 #define BATCH 10
-#define VISIBILITY "1" /* seconds: so soon comes again what a killed worker had in hand */
+#define VISIBILITY "1" /* so soon comes again what a killed worker had in hand */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PERCENT 50
+#else
+#define PERCENT 100
+#endif
 
 static struct sqs_server server;
 
@@ -97,6 +103,7 @@ static const char *const crash_points[] = {"delivered", "delete", "deleted", NUL
 static const struct source_driver driver = {
     .name = "sqs",
     .data_max = 1000000, /* a message is at most 1 MiB */
+    .percent = PERCENT,
     .events = 5000,
     .crash_points = crash_points,
     .start = start,

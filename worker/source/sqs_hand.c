@@ -106,7 +106,7 @@ static void enter(struct sqs_hand *hand, struct sqs_entry *entry, enum sqs_stage
 }
 
 int sqs_hand_add(struct sqs_hand *hand, const struct consumed_id *id, char *receipt, char *body,
-                 size_t body_len, uint64_t visible_ns, uint64_t sent_ms, struct error *err)
+                 size_t body_len, uint64_t visible_ns, uint64_t sent_ms, uint64_t reloads, struct error *err)
 {
     struct sqs_entry *entry = calloc(1, sizeof *entry);
     if (!entry)
@@ -121,6 +121,7 @@ int sqs_hand_add(struct sqs_hand *hand, const struct consumed_id *id, char *rece
     entry->body_len = body_len;
     entry->visible_ns = visible_ns;
     entry->sent_ms = sent_ms;
+    entry->reloads = reloads;
     hand->held_bytes += body_len;
     enter(hand, entry, SQS_HELD, false);
     ring_insert(&hand->expiry, &entry->expiry_link);

@@ -36,8 +36,9 @@ struct sqs_entry {
     uint64_t epoch;      /* delivered in; 0: in an earlier life */
     uint64_t visible_ns; /* when the queue gives it out again */
     uint64_t sent_ms;
-    bool extending; /* a request that names it is under way */
-    bool renewed;   /* it came again while it was DELETING */
+    uint64_t reloads; /* of the triggers, begun when it came */
+    bool extending;   /* a request that names it is under way */
+    bool renewed;     /* it came again while it was DELETING */
     char *receipt;
     size_t body_len;
     char *body; /* HELD */
@@ -74,7 +75,7 @@ struct sqs_entry *sqs_hand_expiring(const struct sqs_hand *hand);
 
 /* Takes receipt and body (malloc) when it succeeds: HELD. Errors: ERROR_MEMORY. */
 int sqs_hand_add(struct sqs_hand *hand, const struct consumed_id *id, char *receipt, char *body,
-                 size_t body_len, uint64_t visible_ns, uint64_t sent_ms, struct error *err);
+                 size_t body_len, uint64_t visible_ns, uint64_t sent_ms, uint64_t reloads, struct error *err);
 /* It has come again: takes the receipt. */
 void sqs_hand_renew(struct sqs_hand *hand, struct sqs_entry *entry, char *receipt, uint64_t visible_ns);
 /* Will be visible at that time, later than all others. */

@@ -124,10 +124,8 @@ struct sqs_source {
     bool unsettled;                /* an earlier life's messages are not known to be deleted */
     uint64_t earlier_visibility_s; /* its own */
     uint64_t born_ns;
-    uint64_t length_ns;   /* when the queue's length was asked for last */
-    bool reload_waited;   /* the first HELD event waits for a reload of the triggers */
-    uint64_t reload_mark; /* that begins after this */
-    uint64_t look_ns;     /* when to look at that again */
+    uint64_t length_ns; /* when the queue's length was asked for last */
+    uint64_t look_ns;   /* of the next look at the first HELD event, which waits for a reload */
     uint64_t look_delay_ns;
     uint64_t random;
     struct buffer scratch;

@@ -40,7 +40,7 @@ static size_t in_flight(const struct sqs_source *s)
 
 /* Takes one message of an answer into the hand. */
 static int take_message(struct source *source, const struct sqs_message *m, uint64_t visible_ns,
-                        struct error *err)
+                        uint64_t reloads, struct error *err)
 {
     struct sqs_source *s = state_of(source);
     BUFFER_AUTO id_text = BUFFER_INIT;
@@ -64,7 +64,8 @@ static int take_message(struct source *source, const struct sqs_message *m, uint
     char *text = body.failed ? NULL : malloc(body.len + 1);
     if (text)
         memcpy(text, buffer_text(&body), body.len + 1);
-    if (!text || sqs_hand_add(&s->hand, &id, receipt, text, body.len, visible_ns, m->sent_ms, err) < 0) {
+    if (!text ||
+        sqs_hand_add(&s->hand, &id, receipt, text, body.len, visible_ns, m->sent_ms, reloads, err) < 0) {
         free(receipt);
         free(text);
         return error_set(err, ERROR_MEMORY, "out of memory for a message");
@@ -102,8 +103,9 @@ static int take_answer(struct source *source, struct sqs_receive *r, const struc
     uint64_t now = clock_now_ns();
     if (r->begun_ns + CLOCK_S < now) /* it was a long poll: they have just come */
         visible_ns = now - CLOCK_S + sqs_visibility_ns(s);
+    uint64_t reloads = n ? checkpoint_reloads(source->worker->checkpoint) : 0;
     for (size_t i = 0; i < n; i++)
-        if (take_message(source, &messages[i], visible_ns, err) < 0)
+        if (take_message(source, &messages[i], visible_ns, reloads, err) < 0)
             return -1; /* it becomes visible again, and those behind it */
     if (n)
         return 0;
@@ -227,28 +229,19 @@ static void reject(struct source *source, const struct sqs_entry *e, const char 
 
 /* Whether the event may be delivered: not while it waits for a trigger that may have been stored meanwhile.
  * The thread has other things to do than to wait for that. */
-static bool may_deliver(struct source *source, const struct cloudevent *event)
+static bool may_deliver(struct source *source, const struct sqs_entry *e, const struct cloudevent *event)
 {
     struct sqs_source *s = state_of(source);
     struct checkpoint *checkpoint = source->worker->checkpoint;
-    source->marked = false;
-    if (source_routes(source, event)) {
-        s->reload_waited = false;
+    source->marked = true; /* source_deliver does not wait again */
+    source->read_mark = e->reloads;
+    if (source_routes(source, event) || checkpoint_reloaded(checkpoint, e->reloads)) {
+        s->look_delay_ns = 0;
         return true;
     }
-    if (!s->reload_waited) {
-        s->reload_waited = true;
-        s->reload_mark = checkpoint_reloads(checkpoint);
-        s->look_delay_ns = LOOK_FIRST;
-    }
-    if (checkpoint_reloaded(checkpoint, s->reload_mark)) {
-        s->reload_waited = false;
-        source->marked = true; /* so that source_deliver does not wait again */
-        source->read_mark = s->reload_mark;
-        return true;
-    }
+    uint64_t delay = s->look_delay_ns ? s->look_delay_ns * 2 : LOOK_FIRST;
+    s->look_delay_ns = delay < LOOK_LONGEST ? delay : LOOK_LONGEST;
     s->look_ns = clock_now_ns() + s->look_delay_ns;
-    s->look_delay_ns = s->look_delay_ns * 2 < LOOK_LONGEST ? s->look_delay_ns * 2 : LOOK_LONGEST;
     return false;
 }
 
@@ -272,7 +265,7 @@ static int deliver_event(struct source *source, struct sqs_entry *e)
         reject(source, e, "invalid_event", err.message);
         return DELIVERED;
     }
-    if (!may_deliver(source, &event) ||
+    if (!may_deliver(source, e, &event) ||
         source_deliver(source, &event, position, event.attribute[CE_KEY].text != NULL) != 0)
         return LATER;
     return DELIVERED;
