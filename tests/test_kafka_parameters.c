@@ -90,7 +90,11 @@ static void test_refused(void **state)
         {"{" GOOD ",\"password\":{\"hush\":1}}", "password is not a string"},
         {"{" GOOD ",\"properties\":[]}", "properties is []"},
         {"{" GOOD ",\"properties\":{\"no.such\":1}}", "no.such"},
-        {"{" GOOD ",\"properties\":{\"socket.timeout.ms\":\"soon\"}}", "socket.timeout.ms"},
+        {"{" GOOD ",\"properties\":{\"socket.timeout.ms\":\"soon\"}}", "socket.timeout.ms is soon: "},
+        {"{" GOOD ",\"properties\":{\"sasl.pasword\":\"hush\"}}", "sasl.pasword: No such"},
+        {"{" GOOD ",\"properties\":{\"ssl.key.password\":\"\"},\"tls\":true,\"auth_mode\":\"PLAIN\","
+                  "\"username\":\"u\"}",
+         "password is missing"},
         {"{" GOOD ",\"properties\":{\"socket.timeout.ms\":[]}}", "socket.timeout.ms is []"},
         {"{" GOOD ",\"properties\":{\"GROUP.ID\":\"x\"}}", "GROUP.ID cannot be set"},
         {"{" GOOD ",\"properties\":{\"isolation.level\":\"read_uncommitted\"}}",

@@ -250,6 +250,27 @@ static uint64_t interval(const rd_kafka_conf_t *conf, const char *name, uint64_t
     return ms ? ms * CLOCK_MS : otherwise;
 }
 
+/* Whether librdkafka makes a consumer of it, with its files of certificates. One without
+ * interceptors, since librdkafka (2.0) crashes when a configuration with some is destroyed after that. */
+static int try_consumer(const struct kafka_parameters *p, const rd_kafka_conf_t *conf, struct error *err)
+{
+    const char *const files[][2] = {
+        {"tls_ca", p->tls_ca}, {"tls_cert", p->tls_cert}, {"tls_key", p->tls_key}};
+    char why[200];
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        if (files[i][1][0] && access(files[i][1], R_OK) < 0)
+            return error_set(err, ERROR_INVALID, "parameter %s: %s: %s", files[i][0], files[i][1],
+                             strerror(errno));
+    rd_kafka_conf_t *copy = rd_kafka_conf_dup(conf);
+    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, copy, why, sizeof why);
+    if (!rk) {
+        rd_kafka_conf_destroy(copy);
+        return error_set(err, ERROR_INVALID, "librdkafka: %s", why);
+    }
+    rd_kafka_destroy(rk);
+    return 0;
+}
+
 static int make_consumer(struct source *source, struct error *err)
 {
     struct kafka_source *s = source->state;
@@ -265,15 +286,17 @@ static int make_consumer(struct source *source, struct error *err)
     rd_kafka_conf_set_offset_commit_cb(conf, kafka_commit_done);
     s->check_every_ns = interval(conf, "topic.metadata.refresh.interval.ms", 3600 * CLOCK_S);
     s->commit_every_ns = interval(conf, "auto.commit.interval.ms", 0);
+    if (s->parameters.tls && try_consumer(&s->parameters, conf, err) < 0) {
+        rd_kafka_conf_destroy(conf);
+        return -1;
+    }
     if (kafka_flow_install(&s->flow, conf) < 0) {
         rd_kafka_conf_destroy(conf);
         return error_set(err, ERROR_MEMORY, "out of memory");
     }
     s->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
-    if (!s->rk) {
-        rd_kafka_conf_destroy(conf);
+    if (!s->rk) /* conf is lost: its interceptors are freed, and destroying it would free them again */
         return error_set(err, ERROR_INVALID, "librdkafka: %s", why);
-    }
     rd_kafka_poll_set_consumer(s->rk);
     s->queue = rd_kafka_queue_get_consumer(s->rk);
     s->topic = rd_kafka_topic_new(s->rk, s->parameters.topic, NULL);

@@ -205,6 +205,8 @@ static int read_auth(const struct json_value *json, struct kafka_parameters *p, 
         return error_set(err, ERROR_MEMORY, "out of memory");
     if (i > 0 && !p->username[0])
         return error_set(err, ERROR_INVALID, "parameter username is missing, with auth_mode %s", modes[i]);
+    if (i > 0 && !p->password[0])
+        return error_set(err, ERROR_INVALID, "parameter password is missing, with auth_mode %s", modes[i]);
     return 0;
 }
 
@@ -333,11 +335,16 @@ void kafka_parameters_done(struct kafka_parameters *p)
 static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struct error *err)
 {
     char why[200];
-    if (rd_kafka_conf_set(conf, name, value, why, sizeof why) == RD_KAFKA_CONF_OK)
+    rd_kafka_conf_res_t result = rd_kafka_conf_set(conf, name, value, why, sizeof why);
+    if (result == RD_KAFKA_CONF_OK)
         return 0;
     if (is_secret(name))
         return error_set(err, ERROR_INVALID, "parameter properties: %.*s has a wrong value", SHOWN, name);
-    return error_set(err, ERROR_INVALID, "parameter properties: %.*s: %s", SHOWN, name, why);
+    /* An unknown name may be a slip for one whose value is secret. */
+    if (result == RD_KAFKA_CONF_UNKNOWN)
+        return error_set(err, ERROR_INVALID, "parameter properties: %.*s: %s", SHOWN, name, why);
+    return error_set(err, ERROR_INVALID, "parameter properties: %.*s is %.*s: %s", SHOWN, name, SHOWN, value,
+                     why);
 }
 
 static int set_all(rd_kafka_conf_t *conf, const char *const settings[][2], size_t n, struct error *err)
