@@ -50,7 +50,7 @@ bool api_source_judge(struct api_call *call, const struct json_value *source, ch
     if (!given)
         memcpy(name, own, sizeof own);
     if (class_name.type != JSON_STRING || parameters.type != JSON_OBJECT) {
-        buffer_append_text(reason, "event source: class is not a text, or parameters not an object");
+        buffer_append_text(reason, "class is not a text, or parameters not an object");
         return true;
     }
     BUFFER_AUTO document = BUFFER_INIT;

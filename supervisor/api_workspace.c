@@ -99,6 +99,16 @@ static void refuse(struct api_call *call, enum refusal why, const char *text)
     api_answer(call, MHD_HTTP_BAD_REQUEST);
 }
 
+/* name: empty when it has none that could be read. */
+static void refuse_source(struct api_call *call, const char *name, const char *reason)
+{
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (*name)
+        buffer_printf(&text, "event source %s: ", name);
+    buffer_append_text(&text, reason);
+    refuse(call, REFUSED_SOURCE, buffer_text(&text));
+}
+
 static void answer_created(struct api_call *call, bool started)
 {
     api_answer_message(call, started ? MHD_HTTP_CREATED : MHD_HTTP_ACCEPTED, "Created workspace %s",
@@ -251,7 +261,7 @@ void api_workspace_create(struct api_call *call)
         refuse(call, REFUSED_EXISTS, text);
     } else if (api_source_judge(call, &new.source, new.source_name, &reason)) {
         if (reason.len > 0)
-            refuse(call, REFUSED_SOURCE, buffer_text(&reason));
+            refuse_source(call, new.source_name, buffer_text(&reason));
         else if (list_fields(call, &new))
             store_new(call, &new);
     }

@@ -55,15 +55,19 @@ void engine_explain(const struct http_answer *answer, const char *what, struct e
 
 void engine_note(struct engine *engine, const struct http_answer *answer)
 {
+    struct error err;
     bool away = !answer->status;
     if (away == engine->away)
         return;
     engine->away = away;
-    if (away)
-        log_warn("docker_engine", LOG_STR("state", "unavailable"), LOG_STR("error", answer->error->message));
-    else
+    if (away) {
+        error_set(&err, ERROR_UNAVAILABLE, "Docker Engine at %.200s: %s", engine->socket,
+                  answer->error->message);
+        log_warn("docker_engine", LOG_STR("state", "unavailable"), LOG_STR("error", err.message));
+    } else {
         log_info("docker_engine", LOG_STR("state", "ok"));
-    report_warning(engine->report, "docker_engine", away ? answer->error->message : NULL);
+    }
+    report_warning(engine->report, "docker_engine", away ? err.message : NULL);
 }
 
 bool engine_text(const struct json_value *object, const char *member, char *out, size_t size)

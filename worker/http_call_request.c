@@ -41,7 +41,7 @@ static bool is_token(const char *text, size_t len)
 int http_call_method(struct http_call_request *request, const char *method, size_t len, struct error *err)
 {
     if (len >= sizeof request->method || !is_token(method, len) || memchr(method, '\0', len))
-        return error_set(err, ERROR_INVALID, "method %.*s is none", (int)(len < 40 ? len : 40), method);
+        return error_set(err, ERROR_INVALID, "%.*s is no method of HTTP", (int)(len < 40 ? len : 40), method);
     memcpy(request->method, method, len);
     request->method[len] = '\0';
     return 0;
@@ -55,7 +55,7 @@ int http_call_header(struct http_call_request *request, const char *name, const 
                                       "Trailer",    "Upgrade",          "Transfer-Encoding"};
     size_t len = strlen(name);
     if (!is_token(name, len))
-        return error_set(err, ERROR_INVALID, "header name %.*s is none", (int)(len < 80 ? len : 80), name);
+        return error_set(err, ERROR_INVALID, "%.*s is no name of a header", (int)(len < 80 ? len : 80), name);
     for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
         if (!strcasecmp(name, own[i]))
             return error_set(err, ERROR_INVALID, "header %s belongs to the connection", own[i]);

@@ -184,7 +184,7 @@ static void test_workspaces(void **state)
     expect(bed, 400, "\"err_code\":3", "POST", "/workspace", WORKSPACE("triggerflow"));
     expect(bed, 400, "\"err_code\":4", "POST", "/workspace",
            "{\"workspace_name\":\"w\",\"event_source\":{\"name\":\"x\"},\"global_context\":{}}");
-    expect(bed, 400, "\"err_code\":4", "POST", "/workspace",
+    expect(bed, 400, "event source x: unknown class Y", "POST", "/workspace",
            "{\"workspace_name\":\"w\",\"event_source\":{\"name\":\"x\",\"class\":\"Y\",\"parameters\":{}},"
            "\"global_context\":{}}");
     expect(bed, 201, "{\"message\":\"Created workspace w\"}", "POST", "/workspace",

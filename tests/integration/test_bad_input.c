@@ -154,7 +154,7 @@ static void test_broken_sources(void **state)
         {"b8",
          "{\"class\":\"RedisEventSource\",\"parameters\":{\"host\":\"h\",\"port\":1,\"stream\":\"s\","
          "\"consume\":3}}",
-         "parameter consume is neither true nor false"},
+         "parameter consume is 3, not true or false"},
         {"b9", "{\"class\":\"InternalEventSource\",\"parameters\":{}}", "unknown class InternalEventSource"},
     };
     good_trigger(bed);
@@ -199,9 +199,15 @@ static void test_source_without_server(void **state)
                              "{\"class\":\"RedisEventSource\",\"parameters\":{\"host\":\"127.0.0.1\","
                              "\"port\":1,\"password\":null,\"stream\":\"s\"}}"),
         0);
+    assert_int_equal(workspace_put_source(&bed->workspace, "uncertified",
+                                          "{\"class\":\"KafkaEventSource\",\"parameters\":{\"broker_list\":"
+                                          "\"127.0.0.1:1\",\"topic\":\"t\",\"tls\":true,"
+                                          "\"tls_ca\":\"/no/such/file\"}}"),
+                     0);
     worker_bed_up(bed);
     worker_bed_publish(bed, "t", "good", 5);
     expect_logged(bed, "source=away state=unavailable");
+    expect_logged(bed, "parameter tls_ca: /no/such/file: No such file");
     expect_good(bed, 5);
 }
 

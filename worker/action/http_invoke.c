@@ -10,6 +10,7 @@
 #include "worker/action/action.h"
 #include "worker/http_call_request.h"
 #include "worker/invocation.h"
+#include "worker/redact.h"
 #include "worker/secret.h"
 #include "worker/template.h"
 
@@ -237,12 +238,24 @@ static int check_known(const struct json_value *object, const struct auth_kind *
     return 0;
 }
 
+/* One with a user that is no URL might show a password. */
+static int check_url(struct buffer *url, struct error *err)
+{
+    BUFFER_AUTO origin = BUFFER_INIT;
+    BUFFER_AUTO shown = BUFFER_INIT;
+    if (http_call_origin(buffer_text(url), &origin, err) == 0)
+        return 0;
+    if (memchr(url->data, '@', url->len) && !memmem(url->data, url->len, "://", 3))
+        return error_prefix(err, "url");
+    redact_url(url->data, url->len, &shown);
+    return error_set(err, ERROR_INVALID, "url is %.200s, not a URL of http or https", buffer_text(&shown));
+}
+
 static int check(const struct json_value *action, struct error *err)
 {
     struct json_value value, name, inner;
     struct json_iter iter;
     BUFFER_AUTO url = BUFFER_INIT;
-    BUFFER_AUTO origin = BUFFER_INIT;
     if (json_member(action, "auth", &value) && value.type == JSON_OBJECT) {
         json_iter_init(&iter, &value);
         while (json_next(&iter, &name, &inner))
@@ -258,7 +271,7 @@ static int check(const struct json_value *action, struct error *err)
     if (template_has_paths(&value))
         return 0;
     json_unescape(&value, &url);
-    return http_call_origin(buffer_text(&url), &origin, err) < 0 ? error_prefix(err, "url") : 0;
+    return check_url(&url, err);
 }
 
 static const char *const parameters[] = {"url",
