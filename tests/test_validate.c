@@ -9,7 +9,11 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "common/buffer.h"
 #include "common/error.h"
+#include "worker/action/action.h"
+#include "worker/condition/condition.h"
+#include "worker/source/source.h"
 #include "cli/manifest.h"
 
 #define HTTP "workspace: w\nevent_sources: {http: {class: http}}\ntriggers:\n"
@@ -279,12 +283,38 @@ static void test_large(void **state)
     manifest_done(&manifest);
 }
 
+/* Every name that the worker knows, in a file of its own, between these two texts. */
+static void assert_known(void (*names)(struct buffer *out), const char *before, const char *behind)
+{
+    BUFFER_AUTO all = BUFFER_INIT;
+    char *rest = NULL;
+    names(&all);
+    assert_true(strlen(buffer_text(&all)) > 0);
+    for (char *name = strtok_r(all.data, ", ", &rest); name; name = strtok_r(NULL, ", ", &rest)) {
+        char text[300];
+        snprintf(text, sizeof text, "%s%s%s", before, name, behind);
+        assert_lacks(text, "unknown");
+    }
+}
+
+static void test_names_of_the_worker(void **state)
+{
+    (void)state;
+    assert_known(action_names,
+                 HTTP "  t: {activation_events: [{type: a, subject: s}], condition: TRUE, action: ", "}\n");
+    assert_known(condition_names,
+                 HTTP "  t: {activation_events: [{type: a, subject: s}], action: PASS, condition: ", "}\n");
+    assert_known(source_names, "workspace: w\nevent_sources: {s: {class: ", "}}\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clean),   cmocka_unit_test(test_structure), cmocka_unit_test(test_unreachable),
-        cmocka_unit_test(test_joins),   cmocka_unit_test(test_sums),      cmocka_unit_test(test_compiled),
-        cmocka_unit_test(test_replies), cmocka_unit_test(test_large),
+        cmocka_unit_test(test_clean),     cmocka_unit_test(test_names_of_the_worker),
+        cmocka_unit_test(test_structure), cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_joins),     cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_compiled),  cmocka_unit_test(test_replies),
+        cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
