@@ -93,7 +93,7 @@ static void test_refused(void **state)
         {"{" GOOD ",\"properties\":{\"socket.timeout.ms\":\"soon\"}}", "socket.timeout.ms is soon: "},
         {"{" GOOD ",\"properties\":{\"sasl.pasword\":\"hush\"}}", "sasl.pasword: No such"},
         {"{" GOOD ",\"properties\":{\"ssl.key.password\":\"\"},\"tls\":true,\"auth_mode\":\"PLAIN\","
-                  "\"username\":\"u\"}",
+         "\"username\":\"u\"}",
          "password is missing"},
         {"{" GOOD ",\"properties\":{\"socket.timeout.ms\":[]}}", "socket.timeout.ms is []"},
         {"{" GOOD ",\"properties\":{\"GROUP.ID\":\"x\"}}", "GROUP.ID cannot be set"},
