@@ -44,7 +44,7 @@ DEFINES := -std=gnu17 -I. -D_GNU_SOURCE -DVERSION=\"$(VERSION)\"
 CFLAGS += -g $(FLAGS) $(WARNINGS) $(if $(WERROR),-Werror) -fno-common -fstack-protector-strong -fPIE \
           -pthread $(DEFINES) -MMD -MP
 LDFLAGS += -pie -Wl,-z,relro,-z,now -pthread $(filter -fsanitize%,$(FLAGS))
-EXTRA := $(if $(filter asan,$(SAN)),$(BUILD)/.ci/ubsan.o)
+EXTRA := $(if $(filter asan,$(SAN)),$(BUILD)/.ci/ubsan.o) $(if $(filter tsan,$(SAN)),$(BUILD)/.ci/tsan.o)
 LDLIBS := -lrdkafka -lrabbitmq -lsqlite3 -lhiredis -lssl -lcrypto -lyaml -ljson-c -lmicrohttpd -lcurl
 LDLIBS += -lm
 
@@ -169,7 +169,7 @@ TEST_ENV_asan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGE
     UBSAN_REPORTS=@REPORTS@/ubsan UBSAN_OPTIONS=print_stacktrace=1
 TEST_ENV_tsan := TRIGGERFLOW_CRASH_BUILD=$(BUILD) TEST_REPORTS=$(REPORTS) TRIGGERFLOW_KILLS=$${TRIGGERFLOW_KILLS:-10} \
     TEST_WRAPPER="setarch -R" \
-    TSAN_OPTIONS=log_path=@REPORTS@/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:$(SIGNALS)
+    TSAN_OPTIONS=log_path=@REPORTS@/tsan:exitcode=66:die_after_fork=0:second_deadlock_stack=1:$(SIGNALS):suppressions=$(CURDIR)/.ci/tsan.supp
 check: programs tests build/kafka/tried build/sqs/tried $(if $(SAN),,crash-programs)
 	@$(TEST_ENV_$(SAN)) tests/run $(BUILD)/check $(INTEGRATION_TESTS) $(UNIT_TESTS)
 check-asan check-tsan:
