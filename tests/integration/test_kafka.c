@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "tests/support/kafka_server.h"
+#include "tests/support/tcp_proxy.h"
 #include "tests/support/worker_bed.h"
 
 #define PASS "{\"name\":\"PASS\"}"
@@ -20,7 +21,8 @@
 
 static struct redis_server redis;
 static struct kafka_server kafka;
-static char topic[32]; /* of this test */
+static struct tcp_proxy *proxy; /* to it */
+static char topic[32];          /* of this test */
 
 static void source(const struct worker_bed *bed, const char *name, const char *of_topic, const char *more)
 {
@@ -465,6 +467,74 @@ static void test_emit_too_large(void **state)
     worker_bed_stop(bed);
 }
 
+#define EMITTED 2000
+#define CUTS 10
+
+static void see_number(void *data, const rd_kafka_message_t *message)
+{
+    bool *seen = data;
+    char text[400];
+    unsigned n;
+    snprintf(text, sizeof text, "%.*s", (int)message->len, (const char *)message->payload);
+    const char *subject = strstr(text, "\"subject\":\"n");
+    if (subject && sscanf(subject, "\"subject\":\"n%u", &n) == 1 && n < EMITTED)
+        seen[n] = true;
+}
+
+/* One event for each subject, so that each is seen again in what is emitted. */
+static void publish_numbers(unsigned from, unsigned to)
+{
+    static char text[EMITTED / CUTS][128];
+    struct kafka_record records[EMITTED / CUTS] = {0};
+    for (unsigned i = from; i < to; i++) {
+        snprintf(text[i - from], sizeof text[0],
+                 "{\"id\":\"%u\",\"source\":\"u\",\"type\":\"t\",\"subject\":\"n%u\"}", i, i);
+        records[i - from].value = text[i - from];
+    }
+    assert_int_equal(kafka_server_publish(&kafka, topic, records, to - from), 0);
+}
+
+/* The connection is cut again and again, and held, while events are on their way: all of them arrive. */
+static void test_emit_through_cuts(void **state)
+{
+    struct worker_bed *bed = *state;
+    static bool seen[EMITTED];
+    char target[48], document[512];
+    int64_t low, high, before = 0;
+    create(1);
+    snprintf(target, sizeof target, "%s-cut", topic);
+    assert_int_equal(kafka_server_create(&kafka, target, 3, NULL), 0);
+    snprintf(document, sizeof document,
+             "{\"name\":\"target\",\"class\":\"KafkaEventSource\",\"parameters\":{"
+             "\"broker_list\":\"127.0.0.1:%d\",\"topic\":\"%s\",\"consume\":false,"
+             "\"properties\":{\"reconnect.backoff.max.ms\":100}}}",
+             tcp_proxy_port(proxy), target);
+    assert_int_equal(workspace_put_source(&bed->workspace, "target", document), 0);
+    worker_bed_trigger(bed, "to", "TRUE", "{}",
+                       "{\"name\":\"EMIT\",\"event_source\":\"target\",\"event\":{\"type\":\"new\"}}", "t",
+                       "*");
+    worker_bed_up(bed);
+    for (unsigned i = 0; i < CUTS; i++) {
+        publish_numbers(EMITTED / CUTS / 2 * 2 * i, EMITTED / CUTS / 2 * (2 * i + 1));
+        AWAIT_BED(bed, kafka_server_bounds(&kafka, target, 0, &low, &high) == 0 && high > before);
+        before = high;
+        if (i % 7 == 3)
+            tcp_proxy_truncate(proxy, 2000);
+        else
+            tcp_proxy_cut(proxy);
+        tcp_proxy_set(proxy, i % 7 == 5 ? TCP_PROXY_HOLD : TCP_PROXY_PASS);
+        publish_numbers(EMITTED / CUTS / 2 * (2 * i + 1), EMITTED / CUTS / 2 * (2 * i + 2));
+        tcp_proxy_cut(proxy);
+        tcp_proxy_reset(proxy);
+    }
+    tcp_proxy_reset(proxy);
+    AWAIT_BED(bed, committed(EMITTED, 1) && workspace_count(&bed->workspace, "outbox") == 0);
+    assert_int_equal(kafka_server_read(&kafka, target, see_number, seen), 0);
+    for (unsigned i = 0; i < EMITTED; i++)
+        assert_true(seen[i]);
+    worker_bed_stop(bed);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -482,6 +552,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_broker_restarted, setup, teardown),
         cmocka_unit_test_setup_teardown(test_emit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_emit_too_large, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_emit_through_cuts, setup, teardown),
     };
     const char *why = "no redis-server";
     if (!redis_server_available() || !kafka_server_available(&why)) {
@@ -492,9 +563,12 @@ int main(int argc, char **argv)
         return 1;
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
-    int failed = kafka_server_run(&kafka, 0);
-    if (!failed)
+    int failed = tcp_proxy_new(&proxy) < 0 || kafka_server_run(&kafka, tcp_proxy_port(proxy)) < 0;
+    if (!failed) {
+        tcp_proxy_target(proxy, kafka.port[KAFKA_PROXIED]);
         failed = cmocka_run_group_tests(tests, NULL, NULL);
+    }
+    tcp_proxy_free(proxy);
     kafka_server_done(&kafka);
     redis_server_done(&redis);
     return failed ? 1 : 0;

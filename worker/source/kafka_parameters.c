@@ -373,7 +373,7 @@ static int set_common(rd_kafka_conf_t *conf, const struct kafka_parameters *p, c
         {"ssl.key.location", p->tls_key},
         {"log.connection.close", "false"},
         {"socket.keepalive.enable", "true"},
-        {"reconnect.backoff.max.ms", "5000"},
+        {"reconnect.backoff.max.ms", "1000"}, /* it grows with every cut, also of what worked */
         {"topic.metadata.refresh.interval.ms", "10000"},
     };
     return set_all(conf, settings, sizeof settings / sizeof settings[0], err);

@@ -313,6 +313,15 @@ static void close_producer(struct kafka_sink *s)
     s->rk = NULL;
 }
 
+/* Has it report all that it has as not done. False: some of that is still to come, as an event. */
+static bool is_purged(struct kafka_sink *s)
+{
+    rd_kafka_purge(s->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+    while (rd_kafka_poll(s->rk, 0) > 0)
+        continue;
+    return rd_kafka_outq_len(s->rk) == 0;
+}
+
 static void on_event(void *data, uint32_t events)
 {
     struct kafka_sink *s = data;
@@ -324,7 +333,7 @@ static void on_event(void *data, uint32_t events)
     while (rd_kafka_poll(s->rk, 0) > 0)
         continue;
     hear_created(s);
-    if (s->broken) {
+    if (s->broken && is_purged(s)) {
         close_producer(s);
         if (open_producer(s, &err) < 0)
             warn(s, err.message);
