@@ -28,6 +28,7 @@ struct aws_client {
     char *service, *region, *endpoint, *host, *base_path, *tls_ca;
     struct link calls; /* head of a ring */
     unsigned round;    /* of sending those that wait */
+    struct sigv4_key key;
 };
 
 struct aws_call {
@@ -141,6 +142,7 @@ void aws_client_free(struct aws_client *client)
         aws_call_cancel((struct aws_call *)link);
     }
     aws_credentials_free(client->credentials);
+    sigv4_key_done(&client->key);
     free(client->service);
     free(client->region);
     free(client->endpoint);
@@ -448,7 +450,8 @@ static int sign_and_send(struct aws_call *call, const struct sigv4_credentials *
                                     .headers = headers,
                                     .n_headers = call->n_headers,
                                     .body = call->body.data,
-                                    .body_len = call->body.len};
+                                    .body_len = call->body.len,
+                                    .key = &c->key};
     if (sigv4_sign(credentials, c->region, c->service, &request, clock_unix_ns() / CLOCK_S, &signature, err) <
         0)
         return -1;

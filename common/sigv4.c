@@ -283,6 +283,44 @@ static bool derive_key(const char *secret, const char *date, const char *region,
     return done;
 }
 
+/* The key that is kept, if it is of the same; else derives it, and keeps it. */
+static bool find_key(const char *secret, const char *date, const char *region, const char *service,
+                     struct sigv4_key *kept, unsigned char ret_key[HASH_BYTES])
+{
+    struct buffer of = BUFFER_INIT;
+    if (!kept)
+        return derive_key(secret, date, region, service, ret_key);
+    buffer_printf(&of, "%.8s/%s/%s/%s", date, region, service, secret);
+    if (of.failed) {
+        buffer_done(&of);
+        return false;
+    }
+    bool same = kept->of.len == of.len && CRYPTO_memcmp(kept->of.data, of.data, of.len) == 0;
+    if (same) {
+        OPENSSL_cleanse(of.data, of.len);
+        buffer_done(&of);
+    } else {
+        sigv4_key_done(kept);
+        if (!derive_key(secret, date, region, service, kept->bytes)) {
+            OPENSSL_cleanse(of.data, of.len);
+            buffer_done(&of);
+            return false;
+        }
+        kept->of = of;
+    }
+    memcpy(ret_key, kept->bytes, HASH_BYTES);
+    return true;
+}
+
+void sigv4_key_done(struct sigv4_key *key)
+{
+    if (key->of.data)
+        OPENSSL_cleanse(key->of.data, key->of.len);
+    buffer_done(&key->of);
+    OPENSSL_cleanse(key, sizeof *key);
+    *key = (struct sigv4_key){.of = BUFFER_INIT};
+}
+
 static bool is_plain(const char *text)
 {
     for (; *text; text++)
@@ -326,7 +364,8 @@ static bool write_date(uint64_t unix_s, char ret_date[SIGV4_DATE_MAX])
 
 /* Signs what `request` holds, and composes the header. */
 static bool finish(const struct sigv4_credentials *c, const char *region, const char *service,
-                   const struct buffer *request, struct buffer *names, struct sigv4_signature *s)
+                   const struct buffer *request, struct sigv4_key *key_kept, struct buffer *names,
+                   struct sigv4_signature *s)
 {
     BUFFER_AUTO text = BUFFER_INIT;
     char hash[SIGV4_HEX_MAX];
@@ -338,7 +377,7 @@ static bool finish(const struct sigv4_credentials *c, const char *region, const 
     if (!done)
         return false;
     buffer_printf(&text, ALGORITHM "\n%s\n%s\n%s", s->date, buffer_text(&scope), hash);
-    done = !text.failed && derive_key(c->secret_access_key, s->date, region, service, key) &&
+    done = !text.failed && find_key(c->secret_access_key, s->date, region, service, key_kept, key) &&
            hmac(key, sizeof key, text.data, text.len, digest);
     OPENSSL_cleanse(key, sizeof key);
     write_hex(digest, s->signature);
@@ -362,7 +401,7 @@ int sigv4_sign(const struct sigv4_credentials *credentials, const char *region, 
         return error_set(err, ERROR_MEMORY, "SHA-256 fails");
     if (append_request(credentials, request, &s, &text, &names, err) < 0)
         return -1;
-    if (!finish(credentials, region, service, &text, &names, &s)) {
+    if (!finish(credentials, region, service, &text, request->key, &names, &s)) {
         sigv4_done(&s);
         return error_set(err, ERROR_MEMORY, "out of memory for a signature");
     }

@@ -31,6 +31,13 @@ struct sigv4_credentials {
     const char *session_token; /* NULL: none */
 };
 
+/* The signing key of the last request, which most requests of a day have in common: for the maker of several,
+ * one at a time. Begins zeroed. */
+struct sigv4_key {
+    struct buffer of; /* date, region, service and secret */
+    unsigned char bytes[32];
+};
+
 struct sigv4_header {
     const char *name;
     const char *value;
@@ -47,6 +54,7 @@ struct sigv4_request {
     const void *body;
     size_t body_len;
     bool is_s3;
+    struct sigv4_key *key; /* NULL: derived for this request alone */
 };
 
 #define SIGV4_DATE_MAX 17 /* 20150830T123600Z */
@@ -66,4 +74,6 @@ struct sigv4_signature {
 int sigv4_sign(const struct sigv4_credentials *credentials, const char *region, const char *service,
                const struct sigv4_request *request, uint64_t unix_s, struct sigv4_signature *ret_signature,
                struct error *err);
+/* Clears the secret, too. */
+void sigv4_key_done(struct sigv4_key *key);
 void sigv4_done(struct sigv4_signature *signature);

@@ -188,6 +188,34 @@ static void sign(const struct sigv4_credentials *credentials, const char *servic
         fail_msg("%s", err.message);
 }
 
+/* The key that is kept is used for what it was derived for, and for nothing else. */
+static void test_kept_key(void **state)
+{
+    static const struct {
+        const char *secret, *region, *service;
+        uint64_t unix_s;
+    } rows[] = {{"one", "r-1", "sqs", UNIX_S},         {"one", "r-1", "sqs", UNIX_S},
+                {"one", "r-1", "sqs", UNIX_S + 86400}, {"two", "r-1", "sqs", UNIX_S},
+                {"two", "r-2", "sqs", UNIX_S},         {"two", "r-2", "lambda", UNIX_S},
+                {"one", "r-1", "sqs", UNIX_S},         {"one", "r-1", "sq", UNIX_S}};
+    struct sigv4_key key = {.of = BUFFER_INIT};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct sigv4_credentials c = {"AKID", rows[i].secret, NULL};
+        struct sigv4_request r = {.method = "POST", .host = "h", .path = "/", .body = "{}", .body_len = 2};
+        struct sigv4_signature alone, kept;
+        assert_int_equal(sigv4_sign(&c, rows[i].region, rows[i].service, &r, rows[i].unix_s, &alone, NULL),
+                         0);
+        r.key = &key;
+        assert_int_equal(sigv4_sign(&c, rows[i].region, rows[i].service, &r, rows[i].unix_s, &kept, NULL), 0);
+        assert_string_equal(alone.signature, kept.signature);
+        sigv4_done(&alone);
+        sigv4_done(&kept);
+    }
+    sigv4_key_done(&key);
+    assert_int_equal(key.of.len, 0);
+}
+
 static void test_suite(void **state)
 {
     (void)state;
@@ -437,9 +465,10 @@ static void test_botocore(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_suite),         cmocka_unit_test(test_documented),
-        cmocka_unit_test(test_session_token), cmocka_unit_test(test_canonical),
-        cmocka_unit_test(test_refused),       cmocka_unit_test(test_botocore),
+        cmocka_unit_test(test_suite),      cmocka_unit_test(test_kept_key),
+        cmocka_unit_test(test_documented), cmocka_unit_test(test_session_token),
+        cmocka_unit_test(test_canonical),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_botocore),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
