@@ -291,7 +291,7 @@ static void test_example(void **state)
     process_program("triggerflow", build);
     *strrchr(build, '/') = '\0';
     snprintf(command, sizeof command,
-             "examples/container/run %s >%s/printed && cmp examples/container/expected %s/printed", build,
+             "examples/container/run %s >%s/printed && cmp examples/container/expected.txt %s/printed", build,
              folder, folder);
     assert_int_equal(system(command), 0);
     assert_string_equal(output_of("docker ps -aq | wc -l"), "0");
