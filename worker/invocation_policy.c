@@ -8,6 +8,7 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "worker/document.h"
 
 #define TIMEOUT_LONGEST_S (24 * 3600)
 #define RETRIES_MAX 1000
@@ -17,19 +18,6 @@
 
 static const struct invocation_policy standard = {
     .timeout_ns = 60 * CLOCK_S, .max_retries = 5, .backoff_ns = CLOCK_S / 2};
-
-static int wrong(const char *member, const struct json_value *value, const char *wanted, struct error *err)
-{
-    size_t len;
-    const char *raw = json_raw(value, &len);
-    return error_set(err, ERROR_INVALID, "%s is %.*s, not %s", member, (int)(len < 80 ? len : 80), raw,
-                     wanted);
-}
-
-static bool given(const struct json_value *document, const char *member, struct json_value *ret_value)
-{
-    return json_member(document, member, ret_value) && ret_value->type != JSON_NULL;
-}
 
 /* JSON numbers are a subset of what strtod reads. */
 static bool read_number(const struct json_value *value, double *ret_number)
@@ -48,10 +36,10 @@ static int read_real(const struct json_value *document, const char *member, doub
 {
     struct json_value value;
     double number;
-    if (!given(document, member, &value))
+    if (!document_member(document, member, &value))
         return 0;
     if (!read_number(&value, &number) || number < least || number > most)
-        return wrong(member, &value, wanted, err);
+        return document_wrong(member, &value, wanted, err);
     *ret_number = number;
     return 0;
 }
@@ -59,12 +47,9 @@ static int read_real(const struct json_value *document, const char *member, doub
 static int read_count(const struct json_value *document, const char *member, int64_t most, const char *wanted,
                       unsigned *ret_number, struct error *err)
 {
-    struct json_value value;
-    int64_t number;
-    if (!given(document, member, &value))
-        return 0;
-    if (value.type != JSON_NUMBER || !json_integer(&value, &number) || number < 0 || number > most)
-        return wrong(member, &value, wanted, err);
+    int64_t number = *ret_number;
+    if (document_count(document, member, 0, most, wanted, &number, err) < 0)
+        return -1;
     *ret_number = (unsigned)number;
     return 0;
 }
@@ -72,11 +57,11 @@ static int read_count(const struct json_value *document, const char *member, int
 static int read_uncertain(const struct json_value *document, bool *ret_give_up, struct error *err)
 {
     struct json_value value;
-    if (!given(document, "on_uncertain", &value))
+    if (!document_member(document, "on_uncertain", &value))
         return 0;
     bool give_up = value.type == JSON_STRING && json_equals(&value, "dead_letter", 11);
     if (!give_up && (value.type != JSON_STRING || !json_equals(&value, "repeat", 6)))
-        return wrong("on_uncertain", &value, "repeat or dead_letter", err);
+        return document_wrong("on_uncertain", &value, "repeat or dead_letter", err);
     *ret_give_up = give_up;
     return 0;
 }

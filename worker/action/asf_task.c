@@ -23,7 +23,6 @@
 #include "worker/action/action.h"
 
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/buffer.h"
@@ -31,6 +30,7 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "worker/action/asf.h"
+#include "worker/action/invoke.h"
 #include "worker/action/lambda.h"
 #include "worker/condition/asf.h"
 #include "worker/executor.h"
@@ -49,13 +49,6 @@
 #define METADATA "__TRIGGERFLOW_"
 #define EVENT_DATA "__EVENT_DATA"
 
-/* The action's document. */
-struct task {
-    char *text;
-    struct json_value document;
-    struct invocation_policy policy;
-};
-
 static int out_of_memory(struct error *err)
 {
     return error_set(err, ERROR_MEMORY, "out of memory");
@@ -68,37 +61,10 @@ static void append_raw(struct buffer *out, const struct json_value *value)
     buffer_append(out, raw, len);
 }
 
-static void unload(void *state)
-{
-    struct task *task = state;
-    if (!task)
-        return;
-    free(task->text);
-    free(task);
-}
-
-static int load(const struct json_value *action, void **ret_state, struct error *err)
-{
-    size_t len;
-    const char *raw = json_raw(action, &len);
-    struct task *task = calloc(1, sizeof *task);
-    if (!task || !(task->text = strndup(raw, len))) {
-        free(task);
-        return out_of_memory(err);
-    }
-    if (json_scan(task->text, len, &task->document, err) < 0 ||
-        invocation_policy_load(&task->document, &task->policy, err) < 0) {
-        unload(task);
-        return -1;
-    }
-    *ret_state = task;
-    return 0;
-}
-
 /* --- firing --- */
 
 struct starting {
-    const struct task *task;
+    const struct invoke_document *task; /* the action's */
     struct firing *firing;
     struct asf_firing asf;
     struct asf_evaluation evaluation;
@@ -112,7 +78,7 @@ static int locate(struct starting *s, struct error *err)
     struct json_value global;
     BUFFER_AUTO endpoint = BUFFER_INIT;
     firing_global(s->firing, &global);
-    struct json_value places[] = {s->task->document, s->settings, lambda_credentials(&global)};
+    struct json_value places[] = {s->task->document.root, s->settings, lambda_credentials(&global)};
     for (size_t i = 0; i < 3 && !endpoint.len; i++)
         lambda_text(&places[i], "endpoint", &endpoint);
     if (endpoint.failed)
@@ -279,8 +245,8 @@ static int check_context(const struct json_value *context, struct error *err)
 static const char *const parameters[] = {INVOCATION_PARAMETERS, "endpoint", "region", "region_name", NULL};
 
 const struct action_type action_aws_asf_task = {.name = "AWS_ASF_TASK",
-                                                .load = load,
-                                                .unload = unload,
+                                                .load = invoke_load,
+                                                .unload = invoke_unload,
                                                 .fire = fire,
                                                 .start = start,
                                                 .after_commit = true,

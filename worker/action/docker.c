@@ -10,6 +10,7 @@
 #include "worker/action/action.h"
 #include "worker/condition/condition.h"
 #include "worker/containers.h"
+#include "worker/document.h"
 #include "worker/invocation_policy.h"
 #include "worker/permit.h"
 
@@ -17,7 +18,7 @@
 
 /* A condition's or an action's document, as it was read. */
 struct docker {
-    char *text; /* the values below borrow it */
+    struct document document; /* the values below borrow it */
     struct json_value image;
     struct json_value script; /* JSON_ABSENT: the function is in the image */
     struct invocation_policy policy;
@@ -30,18 +31,8 @@ static void unload(void *state)
     struct docker *d = state;
     if (!d)
         return;
-    free(d->text);
+    document_done(&d->document);
     free(d);
-}
-
-static int wrong(const char *member, const struct json_value *value, const char *wanted, struct error *err)
-{
-    if (value->type == JSON_ABSENT)
-        return error_set(err, ERROR_INVALID, "%s is missing", member);
-    size_t len;
-    const char *raw = json_raw(value, &len);
-    return error_set(err, ERROR_INVALID, "%s is %.*s, not %s", member, (int)(len < 80 ? len : 80), raw,
-                     wanted);
 }
 
 static int read_document(const struct json_value *document, struct docker *d, struct error *err)
@@ -49,7 +40,7 @@ static int read_document(const struct json_value *document, struct docker *d, st
     struct json_value name;
     BUFFER_AUTO image = BUFFER_INIT;
     if (!json_member(document, "image", &d->image) || d->image.type != JSON_STRING)
-        return wrong("image", &d->image, "the name of an image", err);
+        return document_wrong("image", &d->image, "the name of an image", err);
     json_unescape(&d->image, &image);
     if (container_check_image(buffer_text(&image), image.len, err) < 0)
         return error_prefix(err, "image");
@@ -57,7 +48,7 @@ static int read_document(const struct json_value *document, struct docker *d, st
     json_member(document, "name", &name);
     if (json_equals(&name, "DOCKER", 6) &&
         (!json_member(document, "script", &d->script) || d->script.type != JSON_STRING))
-        return wrong("script", &d->script, "a text", err);
+        return document_wrong("script", &d->script, "a text", err);
     if (d->script.type == JSON_STRING && d->script.len > SCRIPT_MAX)
         return error_set(err, ERROR_INVALID, "script has %zu bytes, more than %u", d->script.len, SCRIPT_MAX);
     return invocation_policy_load(document, &d->policy, err);
@@ -65,15 +56,10 @@ static int read_document(const struct json_value *document, struct docker *d, st
 
 static int load(const struct json_value *action, void **ret_state, struct error *err)
 {
-    size_t len;
-    const char *raw = json_raw(action, &len);
-    struct json_value document;
     struct docker *d = calloc(1, sizeof *d);
-    if (!d || !(d->text = strndup(raw, len))) {
-        free(d);
+    if (!d)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    }
-    if (json_scan(d->text, len, &document, err) < 0 || read_document(&document, d, err) < 0) {
+    if (document_init(&d->document, action, err) < 0 || read_document(&d->document.root, d, err) < 0) {
         unload(d);
         return -1;
     }

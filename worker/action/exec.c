@@ -20,6 +20,8 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "worker/action/action.h"
+#include "worker/action/reply.h"
+#include "worker/document.h"
 #include "worker/invocation_policy.h"
 #include "worker/permit.h"
 #include "worker/program.h"
@@ -34,15 +36,14 @@
 #define ARGUMENTS_MAX 4096
 
 struct exec {
-    char *text;                  /* the action's document; the values below borrow it */
+    struct document document;    /* the values below borrow it */
     struct json_value argv, env; /* env: JSON_ABSENT: none */
-    struct json_value subject, reply_type, reply_subject;
     const char *input;
     const char *output;
     int64_t memory;
     int64_t processes;
     int64_t output_bytes;
-    bool reply;
+    struct reply reply;
     struct invocation_policy policy;
 };
 
@@ -53,48 +54,8 @@ static void unload(void *state)
     struct exec *x = state;
     if (!x)
         return;
-    free(x->text);
+    document_done(&x->document);
     free(x);
-}
-
-static int wrong(const char *member, const struct json_value *value, const char *wanted, struct error *err)
-{
-    if (value->type == JSON_ABSENT)
-        return error_set(err, ERROR_INVALID, "%s is missing", member);
-    size_t len;
-    const char *raw = json_raw(value, &len);
-    return error_set(err, ERROR_INVALID, "%s is %.*s, not %s", member, (int)(len < 80 ? len : 80), raw,
-                     wanted);
-}
-
-/* A member; null is as if it were absent. */
-static bool given(const struct json_value *document, const char *member, struct json_value *ret_value)
-{
-    if (json_member(document, member, ret_value) && ret_value->type != JSON_NULL)
-        return true;
-    ret_value->type = JSON_ABSENT;
-    return false;
-}
-
-static int take_text(const struct json_value *document, const char *member, struct json_value *ret_value,
-                     struct error *err)
-{
-    if (!given(document, member, ret_value))
-        return 0;
-    if (ret_value->type != JSON_STRING)
-        return wrong(member, ret_value, "a text", err);
-    return template_check(ret_value, err) < 0 ? error_prefix(err, "%s", member) : 0;
-}
-
-static int take_count(const struct json_value *document, const char *member, int64_t least, int64_t most,
-                      const char *wanted, int64_t *value, struct error *err)
-{
-    struct json_value number;
-    if (!given(document, member, &number))
-        return 0;
-    if (number.type != JSON_NUMBER || !json_integer(&number, value) || *value < least || *value > most)
-        return wrong(member, &number, wanted, err);
-    return 0;
 }
 
 /* Bytes, as a number or as people write them: "512MiB". */
@@ -105,10 +66,10 @@ static int take_memory(const struct json_value *document, int64_t *memory, struc
     struct json_value value;
     BUFFER_AUTO text = BUFFER_INIT;
     char *unit;
-    if (!given(document, "memory", &value))
+    if (!document_member(document, "memory", &value))
         return 0;
     if (value.type != JSON_STRING)
-        return take_count(document, "memory", MEMORY_LEAST, INT64_MAX, wanted, memory, err);
+        return document_count(document, "memory", MEMORY_LEAST, INT64_MAX, wanted, memory, err);
     json_unescape(&value, &text);
     const char *digits = buffer_text(&text);
     long long n = isdigit((unsigned char)*digits) ? strtoll(digits, &unit, 10) : -1;
@@ -117,7 +78,7 @@ static int take_memory(const struct json_value *document, int64_t *memory, struc
             *memory = n << (10 * i);
             return 0;
         }
-    return wrong("memory", &value, wanted, err);
+    return document_wrong("memory", &value, wanted, err);
 }
 
 static int take_choice(const struct json_value *document, const char *member, const char *const *choices,
@@ -125,14 +86,14 @@ static int take_choice(const struct json_value *document, const char *member, co
 {
     struct json_value value;
     *ret_choice = choices[0];
-    if (!given(document, member, &value))
+    if (!document_member(document, member, &value))
         return 0;
     for (; *choices; choices++)
         if (value.type == JSON_STRING && json_equals(&value, *choices, strlen(*choices))) {
             *ret_choice = *choices;
             return 0;
         }
-    return wrong(member, &value, wanted, err);
+    return document_wrong(member, &value, wanted, err);
 }
 
 static int load_argv(struct exec *x, const struct json_value *document, struct error *err)
@@ -140,13 +101,13 @@ static int load_argv(struct exec *x, const struct json_value *document, struct e
     struct json_iter iter;
     struct json_value name, value;
     unsigned n = 0;
-    if (!given(document, "argv", &x->argv) || x->argv.type != JSON_ARRAY)
-        return wrong("argv", &x->argv, "a list of texts", err);
+    if (!document_member(document, "argv", &x->argv) || x->argv.type != JSON_ARRAY)
+        return document_wrong("argv", &x->argv, "a list of texts", err);
     json_iter_init(&iter, &x->argv);
     for (; json_next(&iter, &name, &value); n++) {
         BUFFER_AUTO text = BUFFER_INIT;
         if (value.type != JSON_STRING)
-            return wrong("argv", &value, "a list of texts", err);
+            return document_wrong("argv", &value, "a list of texts", err);
         if (n && template_check(&value, err) < 0)
             return error_prefix(err, "argv[%u]", n);
         json_unescape(&value, &text);
@@ -184,10 +145,10 @@ static int load_env(struct exec *x, const struct json_value *document, struct er
 {
     struct json_iter iter;
     struct json_value name, value;
-    if (!given(document, "env", &x->env))
+    if (!document_member(document, "env", &x->env))
         return 0;
     if (x->env.type != JSON_OBJECT)
-        return wrong("env", &x->env, "an object", err);
+        return document_wrong("env", &x->env, "an object", err);
     json_iter_init(&iter, &x->env);
     while (json_next(&iter, &name, &value)) {
         BUFFER_AUTO text = BUFFER_INIT;
@@ -207,7 +168,7 @@ static int load_policy(struct exec *x, const struct json_value *document, struct
     struct json_value value;
     if (invocation_policy_load(document, &x->policy, err) < 0)
         return -1;
-    if (!given(document, "retries", &value) && !given(document, "max_retries", &value))
+    if (!document_member(document, "retries", &value) && !document_member(document, "max_retries", &value))
         x->policy.max_retries = 0; /* what a program has done by half, only its author knows */
     return 0;
 }
@@ -226,29 +187,22 @@ static int read_document(struct exec *x, const struct json_value *document, stru
         take_choice(document, "output", outputs, "text or json", &x->output, err) < 0 ||
         take_choice(document, "reply", replies, "event or ignore", &reply, err) < 0 ||
         take_memory(document, &x->memory, err) < 0 ||
-        take_count(document, "processes", 1, PROCESSES_MAX, "a whole number from 1 to 100000", &x->processes,
-                   err) < 0 ||
-        take_count(document, "output_bytes", 0, PROGRAM_OUTPUT_MAX, "a whole number from 0 to 1048576",
-                   &x->output_bytes, err) < 0 ||
-        take_text(document, "subject", &x->subject, err) < 0 ||
-        take_text(document, "reply_type", &x->reply_type, err) < 0 ||
-        take_text(document, "reply_subject", &x->reply_subject, err) < 0)
+        document_count(document, "processes", 1, PROCESSES_MAX, "a whole number from 1 to 100000",
+                       &x->processes, err) < 0 ||
+        document_count(document, "output_bytes", 0, PROGRAM_OUTPUT_MAX, "a whole number from 0 to 1048576",
+                       &x->output_bytes, err) < 0 ||
+        reply_load(&x->reply, document, err) < 0)
         return -1;
-    x->reply = *reply == 'e';
+    x->reply.wanted = *reply == 'e';
     return load_policy(x, document, err);
 }
 
 static int load(const struct json_value *action, void **ret_state, struct error *err)
 {
-    size_t len;
-    const char *raw = json_raw(action, &len);
-    struct json_value document;
     struct exec *x = calloc(1, sizeof *x);
-    if (!x || !(x->text = strndup(raw, len))) {
-        free(x);
+    if (!x)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    }
-    if (json_scan(x->text, len, &document, err) < 0 || read_document(x, &document, err) < 0) {
+    if (document_init(&x->document, action, err) < 0 || read_document(x, &x->document.root, err) < 0) {
         unload(x);
         return -1;
     }
@@ -337,49 +291,9 @@ static void make_event(struct making *m)
     cloudevent_write(&event, m->out);
 }
 
-/* Whose end it is: as given, else as the context says, else the trigger. */
-static int make_subject(struct making *m, struct buffer *ret_subject, struct error *err)
-{
-    struct json_value value;
-    if (m->x->subject.type == JSON_STRING) {
-        if (template_render_text(&m->x->subject, &m->scope, ret_subject, err) < 0)
-            return error_prefix(err, "subject");
-    } else if (json_member(m->scope.context, "subject", &value) && value.type == JSON_STRING) {
-        json_unescape(&value, ret_subject);
-    } else {
-        buffer_append_text(ret_subject, m->scope.trigger);
-    }
-    text_member(m, "subject", buffer_text(ret_subject), ret_subject->len);
-    return 0;
-}
-
-static int make_reply(struct making *m, const struct buffer *subject, struct error *err)
-{
-    BUFFER_AUTO type = BUFFER_INIT;
-    BUFFER_AUTO of = BUFFER_INIT;
-    if (!m->x->reply)
-        return 0;
-    if (m->x->reply_type.type != JSON_STRING)
-        buffer_append_text(&type, EXEC_SUCCESS_TYPE);
-    else if (template_render_text(&m->x->reply_type, &m->scope, &type, err) < 0)
-        return error_prefix(err, "reply_type");
-    if (m->x->reply_subject.type != JSON_STRING)
-        buffer_append(&of, subject->data, subject->len);
-    else if (template_render_text(&m->x->reply_subject, &m->scope, &of, err) < 0)
-        return error_prefix(err, "reply_subject");
-    if (!type.len)
-        return error_set(err, ERROR_INVALID, "reply_type is empty");
-    buffer_append_text(m->out, ",\"reply\":{\"type\":");
-    buffer_append_json(m->out, buffer_text(&type), type.len);
-    text_member(m, "subject", buffer_text(&of), of.len);
-    buffer_append_char(m->out, '}');
-    return 0;
-}
-
 static int make_intent(struct making *m, struct error *err)
 {
     const struct exec *x = m->x;
-    BUFFER_AUTO subject = BUFFER_INIT;
     if (make_argv(m, err) < 0 || make_env(m, err) < 0)
         return -1;
     make_event(m);
@@ -387,12 +301,12 @@ static int make_intent(struct making *m, struct error *err)
     text_member(m, "output", x->output, strlen(x->output));
     buffer_printf(m->out, ",\"memory\":%lld,\"processes\":%lld,\"output_bytes\":%lld", (long long)x->memory,
                   (long long)x->processes, (long long)x->output_bytes);
-    if (make_subject(m, &subject, err) < 0 || make_reply(m, &subject, err) < 0)
+    if (reply_write(&x->reply, &m->scope, m->out, err) < 0)
         return -1;
     buffer_append_char(m->out, ',');
     invocation_policy_write(&x->policy, m->out);
     buffer_append_char(m->out, '}');
-    return m->out->failed || subject.failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
+    return m->out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
 }
 
 extern const struct action_type action_exec;
@@ -437,11 +351,7 @@ static int permitted(const struct json_value *action, const struct permits *perm
 
 static int check(const struct json_value *action, struct error *err)
 {
-    struct json_value value, inner;
-    if (json_member(action, "reply", &value) && json_equals(&value, "ignore", 6) &&
-        (json_member(action, "reply_type", &inner) || json_member(action, "reply_subject", &inner)))
-        return error_set(err, ERROR_INVALID, "reply_type and reply_subject need reply: event");
-    return 0;
+    return reply_check(action, true, err);
 }
 
 static const char *const parameters[] = {"argv",   "env",        "input",         "output",

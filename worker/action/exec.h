@@ -9,7 +9,5 @@
 struct executor;
 struct intent;
 
-#define EXEC_SUCCESS_TYPE "event.triggerflow.termination.success"
-
 /* action_type.start */
 void exec_start(struct executor *executor, struct intent *intent);

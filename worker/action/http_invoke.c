@@ -21,31 +21,8 @@ static void unload(void *state)
     struct http_invoke *h = state;
     if (!h)
         return;
-    free(h->text);
+    document_done(&h->document);
     free(h);
-}
-
-static int wrong(const char *member, const struct json_value *value, const char *wanted, struct error *err)
-{
-    if (value->type == JSON_ABSENT)
-        return error_set(err, ERROR_INVALID, "%s is missing", member);
-    size_t len;
-    const char *raw = json_raw(value, &len);
-    return error_set(err, ERROR_INVALID, "%s is %.*s, not %s", member, (int)(len < 80 ? len : 80), raw,
-                     wanted);
-}
-
-/* Takes a member; null is as if it were absent. Its paths must be well-formed. */
-static int take(const struct json_value *document, const char *member, enum json_type type,
-                const char *wanted, struct json_value *ret_value, struct error *err)
-{
-    if (!json_member(document, member, ret_value) || ret_value->type == JSON_NULL) {
-        ret_value->type = JSON_ABSENT;
-        return 0;
-    }
-    if (type != JSON_ABSENT && ret_value->type != type)
-        return wrong(member, ret_value, wanted, err);
-    return template_check(ret_value, err) < 0 ? error_prefix(err, "%s", member) : 0;
 }
 
 static int load_choices(struct http_invoke *h, const struct json_value *document, struct error *err)
@@ -53,7 +30,7 @@ static int load_choices(struct http_invoke *h, const struct json_value *document
     struct json_value value;
     struct http_call_request request = {.method = "POST"};
     BUFFER_AUTO text = BUFFER_INIT;
-    if (take(document, "method", JSON_STRING, "a text", &value, err) < 0)
+    if (document_template(document, "method", JSON_STRING, "a text", &value, err) < 0)
         return -1;
     if (value.type == JSON_STRING) {
         json_unescape(&value, &text);
@@ -61,19 +38,19 @@ static int load_choices(struct http_invoke *h, const struct json_value *document
             return -1;
     }
     memcpy(h->method, request.method, sizeof h->method);
-    if (take(document, "mode", JSON_STRING, "binary, structured or raw", &value, err) < 0)
+    if (document_template(document, "mode", JSON_STRING, "binary, structured or raw", &value, err) < 0)
         return -1;
     h->mode = value.type != JSON_STRING          ? MODE_BINARY
               : json_equals(&value, "binary", 6) ? MODE_BINARY
               : json_equals(&value, "raw", 3)    ? MODE_RAW
                                                  : MODE_STRUCTURED;
     if (h->mode == MODE_STRUCTURED && !json_equals(&value, "structured", 10))
-        return wrong("mode", &value, "binary, structured or raw", err);
-    if (take(document, "reply", JSON_STRING, "ignore or event", &value, err) < 0)
+        return document_wrong("mode", &value, "binary, structured or raw", err);
+    if (document_template(document, "reply", JSON_STRING, "ignore or event", &value, err) < 0)
         return -1;
-    h->reply = value.type == JSON_STRING && json_equals(&value, "event", 5);
-    if (value.type == JSON_STRING && !h->reply && !json_equals(&value, "ignore", 6))
-        return wrong("reply", &value, "ignore or event", err);
+    h->reply.wanted = value.type == JSON_STRING && json_equals(&value, "event", 5);
+    if (value.type == JSON_STRING && !h->reply.wanted && !json_equals(&value, "ignore", 6))
+        return document_wrong("reply", &value, "ignore or event", err);
     return 0;
 }
 
@@ -167,31 +144,24 @@ static int load_auth(const struct http_invoke *h, struct error *err)
 
 static int read_document(struct http_invoke *h, const struct json_value *document, struct error *err)
 {
-    if (take(document, "url", JSON_STRING, "a text", &h->url, err) < 0 ||
-        take(document, "headers", JSON_OBJECT, "an object", &h->headers, err) < 0 ||
-        take(document, "auth", JSON_OBJECT, "an object", &h->auth, err) < 0 ||
-        take(document, "body", JSON_ABSENT, "", &h->body, err) < 0 ||
-        take(document, "subject", JSON_STRING, "a text", &h->subject, err) < 0 ||
-        take(document, "reply_type", JSON_STRING, "a text", &h->reply_type, err) < 0 ||
-        take(document, "reply_subject", JSON_STRING, "a text", &h->reply_subject, err) < 0 ||
-        load_choices(h, document, err) < 0 || load_headers(h, err) < 0 || load_auth(h, err) < 0)
+    if (document_template(document, "url", JSON_STRING, "a text", &h->url, err) < 0 ||
+        document_template(document, "headers", JSON_OBJECT, "an object", &h->headers, err) < 0 ||
+        document_template(document, "auth", JSON_OBJECT, "an object", &h->auth, err) < 0 ||
+        document_template(document, "body", JSON_ABSENT, "", &h->body, err) < 0 ||
+        reply_load(&h->reply, document, err) < 0 || load_choices(h, document, err) < 0 ||
+        load_headers(h, err) < 0 || load_auth(h, err) < 0)
         return -1;
     if (h->url.type == JSON_ABSENT || !h->url.len)
-        return wrong("url", &h->url, "a URL", err);
+        return document_wrong("url", &h->url, "a URL", err);
     return invocation_policy_load(document, &h->policy, err);
 }
 
 static int load(const struct json_value *action, void **ret_state, struct error *err)
 {
-    size_t len;
-    const char *raw = json_raw(action, &len);
-    struct json_value document;
     struct http_invoke *h = calloc(1, sizeof *h);
-    if (!h || !(h->text = strndup(raw, len))) {
-        free(h);
+    if (!h)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    }
-    if (json_scan(h->text, len, &document, err) < 0 || read_document(h, &document, err) < 0) {
+    if (document_init(&h->document, action, err) < 0 || read_document(h, &h->document.root, err) < 0) {
         unload(h);
         return -1;
     }
@@ -262,11 +232,8 @@ static int check(const struct json_value *action, struct error *err)
             if (check_known(&inner, find_auth_kind(&name), err) < 0)
                 return -1;
     }
-    bool replies =
-        json_member(action, "reply", &value) && value.type == JSON_STRING && json_equals(&value, "event", 5);
-    if (!replies &&
-        (json_member(action, "reply_type", &inner) || json_member(action, "reply_subject", &inner)))
-        return error_set(err, ERROR_INVALID, "reply_type and reply_subject need reply: event");
+    if (reply_check(action, false, err) < 0)
+        return -1;
     json_member(action, "url", &value);
     if (template_has_paths(&value))
         return 0;

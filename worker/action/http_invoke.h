@@ -17,9 +17,9 @@
  * http_invoke_request.c a request and a reply from it. */
 #pragma once
 
-#include <stdbool.h>
-
 #include "common/json.h"
+#include "worker/action/reply.h"
+#include "worker/document.h"
 #include "worker/invocation_policy.h"
 
 struct buffer;
@@ -30,12 +30,11 @@ struct invocation_type;
 enum http_invoke_mode { MODE_BINARY, MODE_STRUCTURED, MODE_RAW };
 
 struct http_invoke {
-    char *text; /* the action's document; the values below borrow it */
+    struct document document; /* the values below borrow it */
     char method[16];
     enum http_invoke_mode mode;
     struct json_value url, headers, body, auth; /* JSON_ABSENT: none */
-    struct json_value subject, reply_type, reply_subject;
-    bool reply;
+    struct reply reply;
     struct invocation_policy policy;
 };
 

@@ -10,8 +10,6 @@
 #include "worker/http_call_request.h"
 #include "worker/template.h"
 
-#define STANDARD_REPLY_TYPE "event.triggerflow.termination.success"
-
 struct making {
     const struct http_invoke *h;
     struct template_scope scope;
@@ -217,57 +215,15 @@ static int make_message(struct making *m, struct error *err)
     return text.failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
 }
 
-/* Whose failure it is: as given, else as the context says, else the trigger. */
-static int make_subject(struct making *m, struct buffer *ret_subject, struct error *err)
-{
-    struct json_value value;
-    if (m->h->subject.type == JSON_STRING) {
-        if (template_render_text(&m->h->subject, &m->scope, ret_subject, err) < 0)
-            return error_prefix(err, "subject");
-    } else if (json_member(m->scope.context, "subject", &value) && value.type == JSON_STRING) {
-        json_unescape(&value, ret_subject);
-    } else {
-        buffer_append_text(ret_subject, m->scope.trigger);
-    }
-    text_member(m, "subject", buffer_text(ret_subject), ret_subject->len);
-    return 0;
-}
-
-static int make_reply(struct making *m, const struct buffer *subject, struct error *err)
-{
-    BUFFER_AUTO type = BUFFER_INIT;
-    BUFFER_AUTO of = BUFFER_INIT;
-    if (!m->h->reply)
-        return 0;
-    if (m->h->reply_type.type != JSON_STRING)
-        buffer_append_text(&type, STANDARD_REPLY_TYPE);
-    else if (template_render_text(&m->h->reply_type, &m->scope, &type, err) < 0)
-        return error_prefix(err, "reply_type");
-    if (m->h->reply_subject.type != JSON_STRING)
-        buffer_append(&of, subject->data, subject->len);
-    else if (template_render_text(&m->h->reply_subject, &m->scope, &of, err) < 0)
-        return error_prefix(err, "reply_subject");
-    if (!type.len)
-        return error_set(err, ERROR_INVALID, "reply_type is empty");
-    member_name(m, "reply");
-    buffer_append_text(m->out, "{\"type\":");
-    buffer_append_json(m->out, buffer_text(&type), type.len);
-    buffer_append_text(m->out, ",\"subject\":");
-    buffer_append_json(m->out, buffer_text(&of), of.len);
-    buffer_append_char(m->out, '}');
-    return 0;
-}
-
 static int make_intent(struct making *m, struct error *err)
 {
-    BUFFER_AUTO subject = BUFFER_INIT;
     size_t len;
     buffer_append_char(m->out, '{');
     if (make_url(m, err) < 0)
         return -1;
     text_member(m, "method", m->h->method, strlen(m->h->method));
-    if (make_headers(m, err) < 0 || make_message(m, err) < 0 || make_subject(m, &subject, err) < 0 ||
-        make_reply(m, &subject, err) < 0)
+    if (make_headers(m, err) < 0 || make_message(m, err) < 0 ||
+        reply_write(&m->h->reply, &m->scope, m->out, err) < 0)
         return -1;
     if (m->h->auth.type == JSON_OBJECT) {
         const char *raw = json_raw(&m->h->auth, &len);
@@ -277,7 +233,7 @@ static int make_intent(struct making *m, struct error *err)
     buffer_append_char(m->out, ',');
     invocation_policy_write(&m->h->policy, m->out);
     buffer_append_char(m->out, '}');
-    return m->out->failed || subject.failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
+    return m->out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
 }
 
 int http_invoke_make(const struct http_invoke *http_invoke, struct firing *firing, const char *key,

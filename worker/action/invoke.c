@@ -25,6 +25,29 @@ static int out_of_memory(struct error *err)
     return error_set(err, ERROR_MEMORY, "out of memory");
 }
 
+int invoke_load(const struct json_value *action, void **ret_state, struct error *err)
+{
+    struct invoke_document *d = calloc(1, sizeof *d);
+    if (!d)
+        return out_of_memory(err);
+    if (document_init(&d->document, action, err) < 0 ||
+        invocation_policy_load(&d->document.root, &d->policy, err) < 0) {
+        invoke_unload(d);
+        return -1;
+    }
+    *ret_state = d;
+    return 0;
+}
+
+void invoke_unload(void *state)
+{
+    struct invoke_document *d = state;
+    if (!d)
+        return;
+    document_done(&d->document);
+    free(d);
+}
+
 static void append_raw(const struct json_value *value, struct buffer *out)
 {
     size_t len;
@@ -195,8 +218,8 @@ static int read_values(struct invoke *v, struct results *results, struct error *
     return count_values(v, err);
 }
 
-int invoke_read(struct invoke *invoke, struct firing *firing, const struct json_value *document,
-                struct error *err)
+static int read_task(struct invoke *invoke, struct firing *firing, const struct json_value *document,
+                     struct error *err)
 {
     struct invoke *v = invoke;
     *v = (struct invoke){.firing = firing, .document = document};
@@ -218,7 +241,7 @@ int invoke_read(struct invoke *invoke, struct firing *firing, const struct json_
     return r;
 }
 
-void invoke_done(struct invoke *invoke)
+static void task_done(struct invoke *invoke)
 {
     buffer_done(&invoke->text);
     buffer_done(&invoke->task);
@@ -306,7 +329,7 @@ static int intend_one(const struct invoke *v, const struct action_type *action, 
     return firing_intend(v->firing, action, key, body.data, body.len, err);
 }
 
-int invoke_start(const struct invoke *invoke, const struct action_type *action, const char *more,
+static int start(const struct invoke *invoke, const struct action_type *action, const char *more,
                  struct error *err)
 {
     const struct invoke *v = invoke;
@@ -321,8 +344,8 @@ int invoke_start(const struct invoke *invoke, const struct action_type *action, 
     return firing_intend_each(v->firing, action, body.data, body.len, v->values.data, v->values.len, err);
 }
 
-int invoke_again(const struct invoke *invoke, const struct action_type *action, const char *more,
-                 const struct json_value *request, struct error *err)
+static int start_again(const struct invoke *invoke, const struct action_type *action, const char *more,
+                       const struct json_value *request, struct error *err)
 {
     const struct invoke *v = invoke;
     struct json_value value;
@@ -347,6 +370,22 @@ int invoke_again(const struct invoke *invoke, const struct action_type *action, 
     if (task_tell(v->firing, buffer_text(&task), v->task.len, STARTED_AGAIN, 1, err) < 0)
         return -1;
     return intend_one(v, action, more, element, err);
+}
+
+int invoke_fire(const struct invoke_document *document, struct firing *firing,
+                const struct action_type *action, invoke_more more, const struct json_value *request,
+                struct error *err)
+{
+    struct invoke v;
+    BUFFER_AUTO members = BUFFER_INIT;
+    int r = read_task(&v, firing, &document->document.root, err);
+    if (r == 0)
+        r = more(&v, &members, err);
+    if (r == 0)
+        r = request ? start_again(&v, action, buffer_text(&members), request, err)
+                    : start(&v, action, buffer_text(&members), err);
+    task_done(&v);
+    return r;
 }
 
 /* --- given up --- */

@@ -23,6 +23,8 @@
 
 #include "common/buffer.h"
 #include "common/json.h"
+#include "worker/document.h"
+#include "worker/invocation_policy.h"
 
 struct action_type;
 struct error;
@@ -30,6 +32,16 @@ struct firing;
 struct injection;
 struct intent;
 struct invocation;
+
+/* The state of an invoking action that has its document read as it fires. */
+struct invoke_document {
+    struct document document;
+    struct invocation_policy policy;
+};
+
+/* action_type.load and .unload of it. */
+int invoke_load(const struct json_value *action, void **ret_state, struct error *err);
+void invoke_unload(void *state);
 
 /* A firing's task, as its context says. */
 struct invoke {
@@ -46,23 +58,20 @@ struct invoke {
     bool iterates;
 };
 
-/* document: of the action. Errors: ERROR_INVALID, ERROR_MEMORY. invoke_done in any case. */
-int invoke_read(struct invoke *invoke, struct firing *firing, const struct json_value *document,
-                struct error *err);
-void invoke_done(struct invoke *invoke);
 /* A member of the operator, the settings or the action's document, in this order, that is not null. */
 bool invoke_member(const struct invoke *invoke, const char *name, struct json_value *ret_value);
 /* Appends the text of such a member. Errors: ERROR_INVALID: it is missing (unless optional) or no text. */
 int invoke_text(const struct invoke *invoke, const char *name, bool optional, struct buffer *out,
                 struct error *err);
 
-/* Tells the dependants and records the intent. more: members of the body, separated by commas. */
-int invoke_start(const struct invoke *invoke, const struct action_type *action, const char *more,
-                 struct error *err);
-/* The same for the invocation that has failed, as `request` says by its key ({"key"}); without a key, for the
- * only one. */
-int invoke_again(const struct invoke *invoke, const struct action_type *action, const char *more,
-                 const struct json_value *request, struct error *err);
+/* Appends members of the intent's body that are the action's own, separated by commas. */
+typedef int (*invoke_more)(const struct invoke *invoke, struct buffer *out, struct error *err);
+
+/* Tells the dependants and records the intent; with a request, that of the invocation that has failed, as it
+ * says by its key ({"key"}); without a key, of the only one. Errors: ERROR_INVALID, ERROR_MEMORY. */
+int invoke_fire(const struct invoke_document *document, struct firing *firing,
+                const struct action_type *action, invoke_more more, const struct json_value *request,
+                struct error *err);
 
 /* action_type.gave_up. */
 int invoke_gave_up(const struct intent *intent, struct injection *injection, struct error *err);

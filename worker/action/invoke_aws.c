@@ -1,62 +1,25 @@
 /* AWS_LAMBDA_INVOKE: invokes a Lambda function for a task, asynchronously (the Event invocation type), once
  * or for each value of iter_data (worker/action/invoke.h). The operator, or the action's document, also has
  *
- *     function_name                                name, partial or whole ARN, with or without a qualifier
- *     access_key_id, secret_access_key, session_token?  there, in an object aws_credentials there, in that of
- *                                                  the global context, or in the environment
- * (AWS_ACCESS_KEY_ID and so on): the first that there are region or region_name likewise; else that of the
- * ARN, AWS_REGION or AWS_DEFAULT_REGION endpoint                                     default
- * https://lambda.REGION.amazonaws.com
+ *     function_name       name, partial or whole ARN, with or without a qualifier
+ *     access_key_id, secret_access_key, session_token?
+ *                         there, in an object aws_credentials there, in that of the global context, or in
+ *                         the environment (AWS_ACCESS_KEY_ID and so on): the first that there are
+ *     region, region_name likewise; else that of the ARN, AWS_REGION or AWS_DEFAULT_REGION
+ *     endpoint            default https://lambda.REGION.amazonaws.com
  *
  * Done is 2xx without X-Amz-Function-Error. Requests are signed (Signature Version 4) as they are sent;
  * credentials of the global context are read then, and are not in the stored intent. */
 #include "worker/action/action.h"
-
-#include <stdlib.h>
-#include <string.h>
 
 #include "common/error.h"
 #include "worker/action/invoke.h"
 #include "worker/action/lambda.h"
 #include "worker/invocation.h"
 
-/* The action's document. */
-struct invoke_aws {
-    char *text;
-    struct json_value document;
-};
-
 static int out_of_memory(struct error *err)
 {
     return error_set(err, ERROR_MEMORY, "out of memory");
-}
-
-static void unload(void *state)
-{
-    struct invoke_aws *aws = state;
-    if (!aws)
-        return;
-    free(aws->text);
-    free(aws);
-}
-
-static int load(const struct json_value *action, void **ret_state, struct error *err)
-{
-    size_t len;
-    struct invocation_policy policy;
-    const char *raw = json_raw(action, &len);
-    struct invoke_aws *aws = calloc(1, sizeof *aws);
-    if (!aws || !(aws->text = strndup(raw, len))) {
-        free(aws);
-        return out_of_memory(err);
-    }
-    if (json_scan(aws->text, len, &aws->document, err) < 0 ||
-        invocation_policy_load(&aws->document, &policy, err) < 0) {
-        unload(aws);
-        return -1;
-    }
-    *ret_state = aws;
-    return 0;
 }
 
 /* --- firing --- */
@@ -101,17 +64,7 @@ extern const struct action_type action_aws_lambda_invoke;
 static int start_or_again(const void *state, struct firing *firing, const struct json_value *request,
                           struct error *err)
 {
-    const struct invoke_aws *aws = state;
-    struct invoke v;
-    BUFFER_AUTO more = BUFFER_INIT;
-    int r = invoke_read(&v, firing, &aws->document, err);
-    if (r == 0)
-        r = read_more(&v, &more, err);
-    if (r == 0)
-        r = request ? invoke_again(&v, &action_aws_lambda_invoke, buffer_text(&more), request, err)
-                    : invoke_start(&v, &action_aws_lambda_invoke, buffer_text(&more), err);
-    invoke_done(&v);
-    return r;
+    return invoke_fire(state, firing, &action_aws_lambda_invoke, read_more, request, err);
 }
 
 static int fire(const void *state, struct firing *firing, struct error *err)
@@ -145,8 +98,8 @@ static const char *const parameters[] = {INVOCATION_PARAMETERS, "function_name",
                                          "region_name",         "endpoint",      NULL};
 
 const struct action_type action_aws_lambda_invoke = {.name = "AWS_LAMBDA_INVOKE",
-                                                     .load = load,
-                                                     .unload = unload,
+                                                     .load = invoke_load,
+                                                     .unload = invoke_unload,
                                                      .fire = fire,
                                                      .again = start_or_again,
                                                      .start = start,

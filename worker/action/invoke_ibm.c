@@ -11,7 +11,6 @@
  * and the global context's ibm_cf.api_key. Such an invocation that fails is tried again like any other. */
 #include "worker/action/action.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
@@ -26,43 +25,9 @@
 
 #define PREWARM_MAX 10000 /* invocations of one firing */
 
-/* The action's document. */
-struct invoke_ibm {
-    char *text;
-    struct json_value document;
-};
-
 static int out_of_memory(struct error *err)
 {
     return error_set(err, ERROR_MEMORY, "out of memory");
-}
-
-static void unload(void *state)
-{
-    struct invoke_ibm *ibm = state;
-    if (!ibm)
-        return;
-    free(ibm->text);
-    free(ibm);
-}
-
-static int load(const struct json_value *action, void **ret_state, struct error *err)
-{
-    size_t len;
-    struct invocation_policy policy;
-    const char *raw = json_raw(action, &len);
-    struct invoke_ibm *ibm = calloc(1, sizeof *ibm);
-    if (!ibm || !(ibm->text = strndup(raw, len))) {
-        free(ibm);
-        return out_of_memory(err);
-    }
-    if (json_scan(ibm->text, len, &ibm->document, err) < 0 ||
-        invocation_policy_load(&ibm->document, &policy, err) < 0) {
-        unload(ibm);
-        return -1;
-    }
-    *ret_state = ibm;
-    return 0;
 }
 
 /* --- firing --- */
@@ -90,17 +55,7 @@ static int read_more(const struct invoke *v, struct buffer *out, struct error *e
 static int start_or_again(const void *state, struct firing *firing, const struct json_value *request,
                           struct error *err)
 {
-    const struct invoke_ibm *ibm = state;
-    struct invoke v;
-    BUFFER_AUTO more = BUFFER_INIT;
-    int r = invoke_read(&v, firing, &ibm->document, err);
-    if (r == 0)
-        r = read_more(&v, &more, err);
-    if (r == 0)
-        r = request ? invoke_again(&v, &action_ibm_cf_invoke, buffer_text(&more), request, err)
-                    : invoke_start(&v, &action_ibm_cf_invoke, buffer_text(&more), err);
-    invoke_done(&v);
-    return r;
+    return invoke_fire(state, firing, &action_ibm_cf_invoke, read_more, request, err);
 }
 
 static int fire(const void *state, struct firing *firing, struct error *err)
@@ -179,8 +134,8 @@ static int check_context(const struct json_value *context, struct error *err)
 static const char *const parameters[] = {INVOCATION_PARAMETERS, NULL};
 
 const struct action_type action_ibm_cf_invoke = {.name = "IBM_CF_INVOKE",
-                                                 .load = load,
-                                                 .unload = unload,
+                                                 .load = invoke_load,
+                                                 .unload = invoke_unload,
                                                  .fire = fire,
                                                  .again = start_or_again,
                                                  .start = start,
@@ -219,16 +174,14 @@ static int append_elements(const struct json_value *url, const struct json_value
 
 static int fire_throttle(const void *state, struct firing *firing, struct error *err)
 {
-    const struct invoke_ibm *ibm = state;
+    const struct invoke_document *document = state;
     struct json_value settings, prewarm, url, number;
     struct json_iter iter;
-    struct invocation_policy policy;
     uint64_t n = 0;
     BUFFER_AUTO text = BUFFER_INIT;
     BUFFER_AUTO elements = BUFFER_INIT;
     BUFFER_AUTO body = BUFFER_INIT;
-    if (firing_settings(firing, &text, err) < 0 || json_scan(text.data, text.len, &settings, err) < 0 ||
-        invocation_policy_load(&ibm->document, &policy, err) < 0)
+    if (firing_settings(firing, &text, err) < 0 || json_scan(text.data, text.len, &settings, err) < 0)
         return -1;
     if (!json_member(&settings, "prewarm", &prewarm) || prewarm.type != JSON_OBJECT)
         return error_set(err, ERROR_INVALID, "context.prewarm is missing or not an object");
@@ -240,7 +193,7 @@ static int fire_throttle(const void *state, struct firing *firing, struct error 
         return 0;
     buffer_append_char(&elements, ']');
     buffer_append_char(&body, '{');
-    invocation_policy_write(&policy, &body);
+    invocation_policy_write(&document->policy, &body);
     buffer_append_char(&body, '}');
     if (elements.failed || body.failed)
         return out_of_memory(err);
@@ -297,8 +250,8 @@ static void start_throttle(struct executor *executor, struct intent *intent)
 }
 
 const struct action_type action_throttle_ibmcf_function = {.name = "THROTTLE_IBMCF_FUNCTION",
-                                                           .load = load,
-                                                           .unload = unload,
+                                                           .load = invoke_load,
+                                                           .unload = invoke_unload,
                                                            .fire = fire_throttle,
                                                            .start = start_throttle,
                                                            .parameters = parameters};
