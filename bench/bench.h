@@ -164,6 +164,12 @@ static inline double bench_seconds(uint64_t from_ns, uint64_t to_ns)
     return (double)(to_ns - from_ns) / 1e9;
 }
 
+static inline double bench_cpu_seconds(const struct rusage *usage)
+{
+    return (double)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) +
+           (double)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1e6;
+}
+
 /* ---- redis ---- */
 
 static inline redisContext *bench_connect(const struct bench *b)

@@ -108,12 +108,6 @@ static double run_floor(struct function_server *server, const char *url, double 
 
 /* ---- the worker ---- */
 
-static double cpu_of(const struct rusage *usage)
-{
-    return (double)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) +
-           (double)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1e6;
-}
-
 static double run_worker(struct bench *b, struct function_server *server, const char *url, double *ret_cpu)
 {
     struct bench_worker w;
@@ -130,7 +124,7 @@ static double run_worker(struct bench *b, struct function_server *server, const 
     bench_worker_await(b, &w, &w.arena->worker.executor_completed, INVOCATIONS, 2000);
     uint64_t retries = arena_get(&w.arena->worker.executor_retries);
     bench_worker_stop(b, &w);
-    *ret_cpu = cpu_of(&w.usage);
+    *ret_cpu = bench_cpu_seconds(&w.usage);
     if (retries || bench_do(b, "HLEN fan-outbox") || bench_do(b, "HLEN fan-dead_letters"))
         bench_fail("%llu retries, or invocations are left", (unsigned long long)retries);
     if (function_server_most_at_once(server) > IN_FLIGHT)

@@ -6,14 +6,13 @@
  * From librdkafka's mock broker, whose one thread costs little; and from Apache Kafka, when the tests have
  * it, whose JVM shares the cores with both. With BENCH_FULL also the worker's peak memory over 2,000,000
  * events. */
-#include "bench/bench.h"
+#include "bench/ingest.h"
 
 #include <librdkafka/rdkafka.h>
 #include <librdkafka/rdkafka_mock.h>
 
 #include "tests/support/kafka_server.h"
 
-#define JOINS 200
 #define EVENTS 200000
 #define MANY 2000000
 #define PARTITIONS 16
@@ -107,92 +106,32 @@ static void load(const char *brokers, size_t events)
 
 /* ---- the worker ---- */
 
-struct result {
-    double seconds;
-    double cpu_seconds;
-    double rss_mib;
-    uint64_t commits;
-};
-
 static void store(struct bench *b, const char *brokers, size_t events)
 {
     static unsigned n; /* a group that has committed nothing yet */
-    char id[24], context[64], json[512];
-    bench_store_workspace(b, "ingest");
+    char json[512];
+    ingest_store(b, events);
     snprintf(json, sizeof json,
              "{\"name\":\"topic%u\",\"class\":\"KafkaEventSource\",\"parameters\":{\"broker_list\":[\"%s\"],"
              "\"topic\":\"" TOPIC "\",\"auth_mode\":\"NONE\"}}",
              n, brokers);
     bench_do(b, "HSET ingest-event_sources topic%u %s", n++, json);
-    snprintf(context, sizeof context, "\"join\":%zu", events / JOINS);
-    for (unsigned i = 0; i < JOINS; i++) {
-        snprintf(id, sizeof id, "join%u", i);
-        bench_store_trigger(b, "ingest", id, id, "JOIN", context, "{\"name\":\"PASS\"}");
-    }
-    bench_drain(b->redis, JOINS);
-}
-
-static void verify(struct bench *b, const struct bench_worker *w, size_t events)
-{
-    char id[24];
-    if (bench_worker_read(w) != events || arena_get(&w->arena->worker.fired_committed) != JOINS)
-        bench_fail("%llu events read and %llu joins fired instead of %zu and %d",
-                   (unsigned long long)bench_worker_read(w),
-                   (unsigned long long)arena_get(&w->arena->worker.fired_committed), events, JOINS);
-    for (unsigned i = 0; i < JOINS; i++) {
-        snprintf(id, sizeof id, "join%u", i);
-        if (bench_counter(b, "ingest", id) != (long long)events / JOINS)
-            bench_fail("the counter of %s is %lld", id, bench_counter(b, "ingest", id));
-    }
-    if (bench_do(b, "HLEN ingest-dead_letters"))
-        bench_fail("there are dead letters");
-}
-
-static double cpu_of(const struct rusage *u)
-{
-    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
-           (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1e6;
-}
-
-static struct result run_worker(struct bench *b, const char *brokers, size_t events)
-{
-    struct bench_worker w;
-    struct result r;
-    store(b, brokers, events);
-    bench_worker_start(b, &w, "ingest", "");
-    uint64_t reading = bench_worker_await_reading(b, &w);
-    uint64_t end = bench_worker_await(b, &w, &w.arena->worker.fired_committed, JOINS, 500);
-    r.seconds = bench_seconds(reading, end);
-    bench_worker_await(b, &w, &w.arena->worker.committed_events, events, 500);
-    r.commits = arena_get(&w.arena->worker.commits);
-    verify(b, &w, events);
-    bench_worker_stop(b, &w);
-    r.cpu_seconds = cpu_of(&w.usage);
-    r.rss_mib = (double)w.usage.ru_maxrss / 1024;
-    return r;
 }
 
 static void report(struct bench *b, const char *broker, const char *brokers, size_t events)
 {
-    double rate[BENCH_MAX_RUNS], floor_rate[BENCH_MAX_RUNS], ratio[BENCH_MAX_RUNS], rss[BENCH_MAX_RUNS];
-    double cpu[BENCH_MAX_RUNS];
-    struct result r = {0};
-    size_t runs = bench_runs();
-    for (size_t i = 0; i < runs; i++) {
+    struct ingest_figures f = {0};
+    while (f.n < bench_runs()) {
         double floor_seconds = read_bare(brokers, events);
-        r = run_worker(b, brokers, events);
+        store(b, brokers, events);
+        struct ingest_result r = ingest_run(b, events, NULL, NULL);
         floor_seconds = (floor_seconds + read_bare(brokers, events)) / 2;
-        rate[i] = (double)events / r.seconds;
-        floor_rate[i] = (double)events / floor_seconds;
-        ratio[i] = floor_seconds / r.seconds;
-        rss[i] = r.rss_mib;
-        cpu[i] = r.cpu_seconds * 1e9 / (double)events;
+        ingest_add(&f, &r, events, r.seconds, floor_seconds);
     }
-    printf("bench kafka_ingest broker=%s events=%zu partitions=%d joins=%d events_per_s=%.0f "
-           "floor_events_per_s=%.0f ratio=%.2f target=%.2f cpu_ns_per_event=%.0f rss_mib=%.1f commits=%llu\n",
-           broker, events, PARTITIONS, JOINS, bench_median(rate, runs), bench_median(floor_rate, runs),
-           bench_median(ratio, runs), TARGET_RATIO, bench_median(cpu, runs), bench_median(rss, runs),
-           (unsigned long long)r.commits);
+    printf("bench kafka_ingest broker=%s events=%zu partitions=%d joins=%d", broker, events, PARTITIONS,
+           JOINS);
+    ingest_print(&f, TARGET_RATIO, false);
+    printf("\n");
 }
 
 static void with_mock(struct bench *b)

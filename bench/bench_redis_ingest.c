@@ -2,11 +2,10 @@
  * join has fired in a committed checkpoint, against the floor: a bare socket loop that reads the same stream
  * with XREAD COUNT 1000 and only scans the replies. Also from the start of the worker's process, the worker's
  * peak memory (with BENCH_FULL also over twice the stream), and how much it has written. */
-#include "bench/bench.h"
+#include "bench/ingest.h"
 
 #include <sys/param.h>
 
-#define JOINS 200
 #define EVENTS 1000000
 #define FEW_EVENTS 200000
 #define TARGET_RATIO 0.90
@@ -90,95 +89,20 @@ static double read_bare(const struct bench *b, const char *stream, size_t events
 
 /* ---- the worker ---- */
 
-struct result {
-    double seconds;            /* from the first XREAD */
-    double seconds_from_start; /* of the process */
-    double cpu_seconds;
-    double rss_mib;
-    uint64_t commits;
-    uint64_t documents;
-};
-
-static void store(struct bench *b, const char *stream, size_t events)
-{
-    char id[24], context[64];
-    bench_store_workspace(b, "ingest");
-    bench_store_source(b, "ingest", "stream", stream, true);
-    snprintf(context, sizeof context, "\"join\":%zu", events / JOINS);
-    for (unsigned i = 0; i < JOINS; i++) {
-        snprintf(id, sizeof id, "join%u", i);
-        bench_store_trigger(b, "ingest", id, id, "JOIN", context, "{\"name\":\"PASS\"}");
-    }
-    bench_drain(b->redis, JOINS);
-}
-
-/* Every event counted once, every join fired once, nothing given up. */
-static void verify(struct bench *b, const struct bench_worker *w, size_t events)
-{
-    char id[24];
-    if (bench_worker_read(w) != events || arena_get(&w->arena->worker.fired_committed) != JOINS)
-        bench_fail("%llu events read and %llu joins fired instead of %zu and %d",
-                   (unsigned long long)bench_worker_read(w),
-                   (unsigned long long)arena_get(&w->arena->worker.fired_committed), events, JOINS);
-    for (unsigned i = 0; i < JOINS; i++) {
-        snprintf(id, sizeof id, "join%u", i);
-        if (bench_counter(b, "ingest", id) != (long long)events / JOINS)
-            bench_fail("the counter of %s is %lld", id, bench_counter(b, "ingest", id));
-    }
-    if (bench_do(b, "HLEN ingest-dead_letters"))
-        bench_fail("there are dead letters");
-}
-
-static double cpu_of(const struct rusage *u)
-{
-    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
-           (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) / 1e6;
-}
-
-static struct result run_worker(struct bench *b, const char *stream, size_t events)
-{
-    struct bench_worker w;
-    struct result r;
-    store(b, stream, events);
-    uint64_t start = clock_now_ns();
-    bench_worker_start(b, &w, "ingest", "");
-    uint64_t reading = bench_worker_await_reading(b, &w);
-    uint64_t end = bench_worker_await(b, &w, &w.arena->worker.fired_committed, JOINS, 500);
-    r.seconds = bench_seconds(reading, end);
-    r.seconds_from_start = bench_seconds(start, end);
-    bench_worker_await(b, &w, &w.arena->worker.committed_events, events, 500);
-    r.commits = arena_get(&w.arena->worker.commits);
-    r.documents = arena_get(&w.arena->worker.documents);
-    verify(b, &w, events);
-    bench_worker_stop(b, &w);
-    r.cpu_seconds = cpu_of(&w.usage);
-    r.rss_mib = (double)w.usage.ru_maxrss / 1024;
-    return r;
-}
-
 static void report(struct bench *b, const char *what, const char *stream, size_t events, bool from_start)
 {
-    double rate[BENCH_MAX_RUNS], floor_rate[BENCH_MAX_RUNS], ratio[BENCH_MAX_RUNS], rss[BENCH_MAX_RUNS];
-    double cpu[BENCH_MAX_RUNS];
-    struct result r = {0};
-    size_t runs = bench_runs();
-    for (size_t i = 0; i < runs; i++) {
+    struct ingest_figures f = {0};
+    while (f.n < bench_runs()) {
         double floor_seconds = read_bare(b, stream, events);
-        r = run_worker(b, stream, events);
+        ingest_store(b, events);
+        bench_store_source(b, "ingest", "stream", stream, true);
+        struct ingest_result r = ingest_run(b, events, NULL, NULL);
         floor_seconds = (floor_seconds + read_bare(b, stream, events)) / 2;
-        double seconds = from_start ? r.seconds_from_start : r.seconds;
-        rate[i] = (double)events / seconds;
-        floor_rate[i] = (double)events / floor_seconds;
-        ratio[i] = floor_seconds / seconds;
-        rss[i] = r.rss_mib;
-        cpu[i] = r.cpu_seconds * 1e9 / (double)events;
+        ingest_add(&f, &r, events, from_start ? r.seconds_from_start : r.seconds, floor_seconds);
     }
-    printf(
-        "bench redis_ingest what=%s events=%zu joins=%d events_per_s=%.0f floor_events_per_s=%.0f ratio=%.2f "
-        "target=%.2f cpu_ns_per_event=%.0f rss_mib=%.1f commits=%llu documents=%llu\n",
-        what, events, JOINS, bench_median(rate, runs), bench_median(floor_rate, runs),
-        bench_median(ratio, runs), TARGET_RATIO, bench_median(cpu, runs), bench_median(rss, runs),
-        (unsigned long long)r.commits, (unsigned long long)r.documents);
+    printf("bench redis_ingest what=%s events=%zu joins=%d", what, events, JOINS);
+    ingest_print(&f, TARGET_RATIO, false);
+    printf(" documents=%llu\n", (unsigned long long)f.last.documents);
 }
 
 int main(int argc, char **argv)

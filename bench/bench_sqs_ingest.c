@@ -4,17 +4,15 @@
  * Both against a server in this process (fake_sqs.h), which is fast: the real ones that can be had here are
  * slower than either. Every run has messages of its own, as they are gone afterwards. Also what an idle
  * source costs, and the worker's peak memory (with BENCH_FULL over 2,000,000 messages). */
-#include "bench/bench.h"
+#include "bench/ingest.h"
 
 #include <curl/curl.h>
 
 #include "tests/support/fake_sqs.h"
 
-#define JOINS 200
 #define EVENTS 100000
 #define MANY_EVENTS 2000000
 #define RECEIVES 8
-#define IDLE_S 3
 #define TARGET_RATIO 0.90
 
 /* ---- messages of about 300 bytes ---- */
@@ -181,96 +179,27 @@ static double drain_bare(struct fake_sqs *queue, size_t events)
 
 /* ---- the worker ---- */
 
-struct result {
-    double seconds;
-    double cpu_seconds;
-    double idle_cpu_ms; /* in a second */
-    double rss_mib;
-    uint64_t commits;
-};
-
 static void store(struct bench *b, const struct fake_sqs *queue, size_t events)
 {
-    char id[24], context[64], json[512];
-    bench_store_workspace(b, "ingest");
+    char json[512];
+    ingest_store(b, events);
     snprintf(json, sizeof json,
              "{\"name\":\"queue\",\"class\":\"SQSEventSource\",\"parameters\":{\"access_key_id\":\"a\","
              "\"secret_access_key\":\"s\",\"region\":\"eu-west-1\",\"queue\":\"queue\",\"endpoint\":"
              "\"http://127.0.0.1:%d\",\"receives\":%d}}",
              fake_sqs_port(queue), RECEIVES);
     bench_do(b, "HSET ingest-event_sources queue %s", json);
-    for (unsigned i = 0; i < JOINS; i++) {
-        snprintf(id, sizeof id, "join%u", i);
-        snprintf(context, sizeof context, "\"join\":%zu", events / JOINS);
-        bench_store_trigger(b, "ingest", id, id, "JOIN", context, "{\"name\":\"PASS\"}");
-    }
-    bench_drain(b->redis, JOINS);
 }
 
-/* Processor time of the process until now, in milliseconds. */
-static double cpu_ms(pid_t pid)
+static long long messages(void *queue)
 {
-    char path[40], text[512];
-    unsigned long user = 0, system_time = 0;
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    FILE *file = fopen(path, "r");
-    if (!file || !fgets(text, sizeof text, file))
-        bench_fail("%s: %s", path, strerror(errno));
-    fclose(file);
-    sscanf(strrchr(text, ')') + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
-           &system_time);
-    return (double)(user + system_time) * 1000 / (double)sysconf(_SC_CLK_TCK);
-}
-
-static void verify(struct bench *b, const struct bench_worker *w, size_t events)
-{
-    char id[24];
-    if (bench_worker_read(w) != events || arena_get(&w->arena->worker.fired_committed) != JOINS)
-        bench_fail("%llu events read and %llu joins fired instead of %zu and %d",
-                   (unsigned long long)bench_worker_read(w),
-                   (unsigned long long)arena_get(&w->arena->worker.fired_committed), events, JOINS);
-    for (unsigned i = 0; i < JOINS; i++) {
-        snprintf(id, sizeof id, "join%u", i);
-        if (bench_counter(b, "ingest", id) != (long long)events / JOINS)
-            bench_fail("the counter of %s is %lld", id, bench_counter(b, "ingest", id));
-    }
-    if (bench_do(b, "HLEN ingest-dead_letters"))
-        bench_fail("there are dead letters");
-}
-
-static struct result run_worker(struct bench *b, struct fake_sqs *queue, size_t events)
-{
-    struct bench_worker w;
-    struct result r = {0};
-    store(b, queue, events);
-    bench_worker_start(b, &w, "ingest", "");
-    uint64_t reading = bench_worker_await_reading(b, &w);
-    uint64_t end = bench_worker_await(b, &w, &w.arena->worker.fired_committed, JOINS, 500);
-    r.seconds = bench_seconds(reading, end);
-    bench_worker_await(b, &w, &w.arena->worker.committed_events, events, 500);
-    r.commits = arena_get(&w.arena->worker.commits);
-    uint64_t start = clock_now_ns();
-    while (fake_sqs_left(queue) > 0) {
-        bench_nap_us(1000);
-        bench_check_deadline(start, "the last deletion");
-    }
-    verify(b, &w, events);
-    double before = cpu_ms(w.pid);
-    bench_nap_us(IDLE_S * 1000000);
-    r.idle_cpu_ms = (cpu_ms(w.pid) - before) / IDLE_S;
-    bench_worker_stop(b, &w);
-    r.cpu_seconds = (double)(w.usage.ru_utime.tv_sec + w.usage.ru_stime.tv_sec) +
-                    (double)(w.usage.ru_utime.tv_usec + w.usage.ru_stime.tv_usec) / 1e6;
-    r.rss_mib = (double)w.usage.ru_maxrss / 1024;
-    return r;
+    return (long long)fake_sqs_left(queue);
 }
 
 static void report(struct bench *b, const char *what, size_t events, size_t runs, bool with_floor)
 {
-    double rate[BENCH_MAX_RUNS], floor_rate[BENCH_MAX_RUNS], ratio[BENCH_MAX_RUNS], rss[BENCH_MAX_RUNS];
-    double cpu[BENCH_MAX_RUNS], idle[BENCH_MAX_RUNS];
-    struct result r = {0};
-    for (size_t i = 0; i < runs; i++) {
+    struct ingest_figures f = {0};
+    while (f.n < runs) {
         double floor_seconds = 0;
         struct fake_sqs *queue;
         if (with_floor) {
@@ -279,21 +208,14 @@ static void report(struct bench *b, const char *what, size_t events, size_t runs
             fake_sqs_stop(queue);
         }
         queue = fill(events);
-        r = run_worker(b, queue, events);
+        store(b, queue, events);
+        struct ingest_result r = ingest_run(b, events, messages, queue);
         fake_sqs_stop(queue);
-        rate[i] = (double)events / r.seconds;
-        floor_rate[i] = with_floor ? (double)events / floor_seconds : 0;
-        ratio[i] = with_floor ? floor_seconds / r.seconds : 0;
-        rss[i] = r.rss_mib;
-        cpu[i] = r.cpu_seconds * 1e9 / (double)events;
-        idle[i] = r.idle_cpu_ms;
+        ingest_add(&f, &r, events, r.seconds, floor_seconds);
     }
-    printf(
-        "bench sqs_ingest what=%s events=%zu joins=%d receives=%d events_per_s=%.0f floor_events_per_s=%.0f "
-        "ratio=%.2f target=%.2f cpu_ns_per_event=%.0f idle_cpu_ms_per_s=%.1f rss_mib=%.1f commits=%llu\n",
-        what, events, JOINS, RECEIVES, bench_median(rate, runs), bench_median(floor_rate, runs),
-        bench_median(ratio, runs), with_floor ? TARGET_RATIO : 0, bench_median(cpu, runs),
-        bench_median(idle, runs), bench_median(rss, runs), (unsigned long long)r.commits);
+    printf("bench sqs_ingest what=%s events=%zu joins=%d receives=%d", what, events, JOINS, RECEIVES);
+    ingest_print(&f, with_floor ? TARGET_RATIO : 0, true);
+    printf("\n");
 }
 
 int main(int argc, char **argv)
