@@ -131,20 +131,16 @@ static void write_text(struct buffer *out, const void *text, size_t len)
     }
 }
 
-void kafka_message_write(const rd_kafka_message_t *message, struct buffer *out)
+void kafka_message_keep(const void *key, size_t key_len, const void *value, size_t len,
+                        const rd_kafka_headers_t *headers, struct buffer *out)
 {
-    rd_kafka_headers_t *headers = NULL;
     const char *name;
-    const void *value;
-    size_t len;
-    buffer_printf(out, "\"message\":{\"partition\":%d,\"offset\":%lld,\"timestamp\":%lld,\"key\":",
-                  (int)message->partition, (long long)message->offset,
-                  (long long)rd_kafka_message_timestamp(message, NULL));
-    write_text(out, message->key, message->key_len);
+    buffer_append_text(out, "\"key\":");
+    write_text(out, key, key_len);
     buffer_append_text(out, ",\"value\":");
-    write_text(out, message->payload, message->len);
+    write_text(out, value, len);
     buffer_append_text(out, ",\"headers\":[");
-    if (!rd_kafka_message_headers(message, &headers))
+    if (headers)
         for (size_t i = 0; !rd_kafka_header_get_all(headers, i, &name, &value, &len); i++) {
             buffer_append_text(out, i ? ",[" : "[");
             write_text(out, name, strlen(name));
@@ -152,5 +148,17 @@ void kafka_message_write(const rd_kafka_message_t *message, struct buffer *out)
             write_text(out, value, len);
             buffer_append_char(out, ']');
         }
-    buffer_append_text(out, "]}");
+    buffer_append_char(out, ']');
+}
+
+void kafka_message_write(const rd_kafka_message_t *message, struct buffer *out)
+{
+    rd_kafka_headers_t *headers = NULL;
+    bool none = rd_kafka_message_headers(message, &headers) != 0;
+    buffer_printf(out, "\"message\":{\"partition\":%d,\"offset\":%lld,\"timestamp\":%lld,",
+                  (int)message->partition, (long long)message->offset,
+                  (long long)rd_kafka_message_timestamp(message, NULL));
+    kafka_message_keep(message->key, message->key_len, message->payload, message->len, none ? NULL : headers,
+                       out);
+    buffer_append_char(out, '}');
 }

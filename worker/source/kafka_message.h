@@ -24,3 +24,6 @@ int kafka_message_parse(const void *value, size_t len, const rd_kafka_headers_t 
 /* Appends the member "message" of a dead letter: {"partition","offset","timestamp","key","value","headers"},
  * bytes that are no UTF-8 as {"base64"}. */
 void kafka_message_write(const rd_kafka_message_t *message, struct buffer *out);
+/* Its members "key", "value" and "headers", from the parts of a message; NULL: none. */
+void kafka_message_keep(const void *key, size_t key_len, const void *value, size_t len,
+                        const rd_kafka_headers_t *headers, struct buffer *out);
