@@ -1,13 +1,14 @@
 /* Consuming an SQS queue: 200 joins over a queue that is full already, from the first long poll until the
  * last join has fired in a committed checkpoint, against the floor: a bare libcurl loop with the same number
- * of receives in flight that deletes what it gets, signs nothing, and looks at nothing but receipt handles.
- * Both against a server in this process (fake_sqs.h), which is fast: the real ones that can be had here are
- * slower than either. Every run has messages of its own, as they are gone afterwards. Also what an idle
- * source costs, and the worker's peak memory (with BENCH_FULL over 2,000,000 messages). */
+ * of receives in flight that deletes what it gets, signs as it must, and looks at nothing but receipt
+ * handles. Both against a server in this process (fake_sqs.h), which is fast: the real ones that can be had
+ * here are slower than either. Every run has messages of its own, as they are gone afterwards. Also what an
+ * idle source costs, and the worker's peak memory (with BENCH_FULL over 2,000,000 messages). */
 #include "bench/ingest.h"
 
 #include <curl/curl.h>
 
+#include "common/sigv4.h"
 #include "tests/support/fake_sqs.h"
 
 #define EVENTS 100000
@@ -42,8 +43,8 @@ static struct fake_sqs *fill(size_t events)
 
 struct bare {
     CURLM *multi;
-    char url[64];
-    struct curl_slist *receive, *delete;
+    char url[64], host[32];
+    struct sigv4_key key;
     size_t left; /* messages to be deleted yet */
 };
 
@@ -51,6 +52,7 @@ struct transfer {
     struct bare *bare;
     CURL *easy;
     bool deletes;
+    struct curl_slist *headers;
     size_t n;
     struct buffer answer, body;
 };
@@ -61,9 +63,42 @@ static size_t on_body(char *data, size_t size, size_t n, void *to)
     return size * n;
 }
 
+/* The same library as the worker's. */
+static void sign(struct transfer *t)
+{
+    static const struct sigv4_credentials credentials = {.access_key_id = "a", .secret_access_key = "s"};
+    char line[512];
+    struct sigv4_signature s;
+    struct sigv4_header headers[] = {
+        {"X-Amz-Target", t->deletes ? "AmazonSQS.DeleteMessageBatch" : "AmazonSQS.ReceiveMessage"},
+        {"Content-Type", "application/x-amz-json-1.0"}};
+    struct sigv4_request r = {.method = "POST",
+                              .host = t->bare->host,
+                              .path = "/",
+                              .headers = headers,
+                              .n_headers = 2,
+                              .body = t->body.data,
+                              .body_len = t->body.len,
+                              .key = &t->bare->key};
+    if (sigv4_sign(&credentials, "eu-west-1", "sqs", &r, clock_unix_ns() / CLOCK_S, &s, NULL) < 0)
+        bench_fail("the floor: no signature");
+    curl_slist_free_all(t->headers);
+    t->headers = curl_slist_append(NULL, "Expect:");
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(line, sizeof line, "%s: %s", headers[i].name, headers[i].value);
+        t->headers = curl_slist_append(t->headers, line);
+    }
+    snprintf(line, sizeof line, "X-Amz-Date: %s", s.date);
+    t->headers = curl_slist_append(t->headers, line);
+    snprintf(line, sizeof line, "Authorization: %s", buffer_text(&s.authorization));
+    t->headers = curl_slist_append(t->headers, line);
+    sigv4_done(&s);
+}
+
 static void begin(struct transfer *t)
 {
-    curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, t->deletes ? t->bare->delete : t->bare->receive);
+    sign(t);
+    curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, t->headers);
     curl_easy_setopt(t->easy, CURLOPT_POSTFIELDSIZE, (long)t->body.len);
     curl_easy_setopt(t->easy, CURLOPT_POSTFIELDS, buffer_text(&t->body));
     buffer_reset(&t->answer, 1 << 20);
@@ -115,6 +150,7 @@ static void transfer_free(struct transfer *t)
 {
     curl_multi_remove_handle(t->bare->multi, t->easy);
     curl_easy_cleanup(t->easy);
+    curl_slist_free_all(t->headers);
     buffer_done(&t->answer);
     buffer_done(&t->body);
     free(t);
@@ -143,8 +179,7 @@ static double drain_bare(struct fake_sqs *queue, size_t events)
     size_t n_spare = 0;
     int running;
     snprintf(bare.url, sizeof bare.url, "http://127.0.0.1:%d/", fake_sqs_port(queue));
-    bare.receive = curl_slist_append(NULL, "X-Amz-Target: AmazonSQS.ReceiveMessage");
-    bare.delete = curl_slist_append(NULL, "X-Amz-Target: AmazonSQS.DeleteMessageBatch");
+    snprintf(bare.host, sizeof bare.host, "127.0.0.1:%d", fake_sqs_port(queue));
     curl_multi_setopt(bare.multi, CURLMOPT_MAXCONNECTS, 64L);
     for (size_t i = 0; i < RECEIVES * 4; i++)
         all[i] = transfer_new(&bare);
@@ -172,8 +207,7 @@ static double drain_bare(struct fake_sqs *queue, size_t events)
     for (size_t i = 0; i < RECEIVES * 4; i++)
         transfer_free(all[i]);
     curl_multi_cleanup(bare.multi);
-    curl_slist_free_all(bare.receive);
-    curl_slist_free_all(bare.delete);
+    sigv4_key_done(&bare.key);
     return seconds;
 }
 
