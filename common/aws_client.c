@@ -290,6 +290,18 @@ static bool take_member(const struct json_value *root, const char *name, struct 
     return true;
 }
 
+/* Servers that speak the older protocol, too, answer in it what they find wrong before they look at the
+ * request: <Error><Code>...</Code><Message>...</Message></Error>. */
+static bool take_element(const char *body, const char *mark, struct buffer *out)
+{
+    const char *at = strstr(body, mark);
+    if (!at)
+        return false;
+    at += strlen(mark);
+    buffer_append(out, at, strcspn(at, "<"));
+    return out->len > 0;
+}
+
 /* Code and message of an error answer. */
 static void read_error(const struct fetch_answer *from, char ret_code[80], struct buffer *ret_message)
 {
@@ -300,14 +312,16 @@ static void read_error(const struct fetch_answer *from, char ret_code[80], struc
     const char *type = fetch_header(from->fetch, "x-amzn-errortype");
     if (json_scan(from->body, from->len, &root, &wrong) < 0)
         root.type = JSON_ABSENT;
-    if (take_member(&root, "__type", &code) || take_member(&root, "code", &code))
+    if (take_member(&root, "__type", &code) || take_member(&root, "code", &code) ||
+        (root.type == JSON_ABSENT && take_element(from->body, "<Code>", &code)))
         take_code(buffer_text(&code), strlen(buffer_text(&code)), ret_code);
     else if (type)
         take_code(type, strlen(type), ret_code);
     else if (query_error)
         take_code(query_error, strlen(query_error), ret_code);
-    if (!take_member(&root, "message", ret_message))
-        take_member(&root, "Message", ret_message);
+    if (!take_member(&root, "message", ret_message) && !take_member(&root, "Message", ret_message) &&
+        root.type == JSON_ABSENT)
+        take_element(from->body, "<Message>", ret_message);
 }
 
 /* Seconds that our clock is ahead of the server's. */

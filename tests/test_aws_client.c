@@ -248,6 +248,15 @@ static void test_wrong_signature(void **state)
     struct seen seen = call();
     assert_int_equal(seen.outcome, AWS_REFUSED);
     assert_non_null(strstr(seen.error.message, "InvalidSignatureException: the secret access key is wrong"));
+    service.body =
+        "<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>" TOKEN "</Message></Error>"
+        "</ErrorResponse>";
+    seen = call();
+    assert_int_equal(seen.outcome, AWS_REFUSED);
+    assert_non_null(strstr(seen.error.message, "SignatureDoesNotMatch: the secret access key is wrong"));
+    service.body = "<Error><Code>AccessDenied</Code><Message>not you";
+    seen = call();
+    assert_non_null(strstr(seen.error.message, "AccessDenied (403): not you"));
 }
 
 static void test_clock_skew(void **state)

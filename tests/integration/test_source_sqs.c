@@ -360,15 +360,65 @@ static void test_fifo(void **state)
     sqs_server_done(&moto);
 }
 
+/* --- signatures, which moto verifies --- */
+
+static void keyed_source(const struct worker_bed *bed, int port, const char *id, const char *secret)
+{
+    char document[640];
+    snprintf(document, sizeof document,
+             "{\"name\":\"sqs\",\"class\":\"SQSEventSource\",\"parameters\":{\"access_key_id\":\"%s\","
+             "\"secret_access_key\":\"%s\",\"region\":\"us-east-1\",\"queue\":\"locked\",\"endpoint\":"
+             "\"http://127.0.0.1:%d\",\"wait_seconds\":1}}",
+             id, secret, port);
+    assert_int_equal(workspace_put_source(&bed->workspace, "sqs", document), 0);
+}
+
+static void test_signature(void **state)
+{
+    static struct sqs_server moto;
+    static const char *const wrong[][2] = {{NULL, "wrong"}, {"AKIAWRONG00000000000", NULL}};
+    static const char body[] = "{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"urn:test\",\"type\":\"t\","
+                               "\"subject\":\"s\"}";
+    const char *why;
+    char id[64], secret[64];
+    (void)state;
+    if (!sqs_server_available(SQS_SERVER_MOTO, &why)) {
+        printf("skipped: %s\n", why);
+        skip();
+    }
+    assert_int_equal(sqs_server_run(&moto, SQS_SERVER_MOTO), 0);
+    assert_int_equal(sqs_server_create(&moto, "locked", NULL, NULL), 0);
+    assert_int_equal(sqs_server_send(&moto, "locked", body, NULL, NULL), 0);
+    assert_int_equal(sqs_server_lock(&moto, id, secret), 0);
+    struct worker_bed *bed = make_bed();
+    for (unsigned i = 0; i < 2; i++) {
+        keyed_source(bed, moto.port, wrong[i][0] ? wrong[i][0] : id, wrong[i][1] ? wrong[i][1] : secret);
+        worker_bed_up(bed);
+        AWAIT_BED(bed, worker_bed_logged(bed, i ? "InvalidClientTokenId" : "the secret access key is wrong"));
+        assert_true(worker_bed_logged(bed, "source=sqs state=unavailable"));
+        worker_bed_stop(bed);
+        assert_int_equal(worker_bed_counter(bed, "count"), -1);
+    }
+    keyed_source(bed, moto.port, id, secret);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 1);
+    worker_bed_stop(bed);
+    assert_false(worker_bed_logged(bed, secret));
+    worker_bed_free(bed);
+    sqs_server_done(&moto);
+}
+
 int main(int argc, char **argv)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_partial_failures), CASE(test_void_receipts), CASE(test_late_deletions),
-        CASE(test_throttled),        CASE(test_lost_answers),  CASE(test_queue_gone),
-        CASE(test_refused),          CASE(test_extended),      CASE(test_let_go),
-        CASE(test_lambda_record),    CASE(test_publish_fifo),  CASE(test_publish_refused),
-        cmocka_unit_test(test_fifo),
+        CASE(test_partial_failures), CASE(test_void_receipts),
+        CASE(test_late_deletions),   CASE(test_throttled),
+        CASE(test_lost_answers),     CASE(test_queue_gone),
+        CASE(test_refused),          CASE(test_extended),
+        CASE(test_let_go),           CASE(test_lambda_record),
+        CASE(test_publish_fifo),     CASE(test_publish_refused),
+        cmocka_unit_test(test_fifo), cmocka_unit_test(test_signature),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");

@@ -22,10 +22,9 @@
 #define START_NS (60 * CLOCK_S)
 #define CALL_MS 30000L
 #define ACCOUNT "123456789012"
-#define AUTHORIZATION                                                                       \
-    "Authorization: AWS4-HMAC-SHA256 Credential=test/20200101/us-east-1/sqs/aws4_request, " \
-    "SignedHeaders=host, "                                                                  \
-    "Signature=0"
+#define AUTHORIZATION(service)                                                                      \
+    "Authorization: AWS4-HMAC-SHA256 Credential=test/20200101/us-east-1/" service "/aws4_request, " \
+    "SignedHeaders=host, Signature=0"
 
 static int complain(const char *what, const char *why)
 {
@@ -68,6 +67,7 @@ static void exec_server(const struct sqs_server *s, pid_t parent)
     dup2(log, 1);
     dup2(log, 2);
     unsetenv("LD_PRELOAD");
+    setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1000000", 1); /* until sqs_server_lock() */
     if (s->kind == SQS_SERVER_LOCAL)
         execlp("node", "node", "tests/support/sqs_server.mjs", folder, port, (char *)NULL);
     else
@@ -151,18 +151,16 @@ static size_t on_body(char *data, size_t size, size_t n, void *to)
     return size * n;
 }
 
-int sqs_server_ask(struct sqs_server *s, const char *operation, const char *body, struct buffer *answer)
+/* Takes the headers. */
+static int post(struct sqs_server *s, const char *path, struct curl_slist *headers, const char *body,
+                struct buffer *answer)
 {
-    char url[64], target[96];
+    char url[64];
     long status = 0;
     if (!s->curl && !(s->curl = curl_easy_init()))
         return complain("curl", "cannot be set up");
     CURL *e = s->curl;
-    snprintf(url, sizeof url, "http://127.0.0.1:%d/", s->port);
-    snprintf(target, sizeof target, "X-Amz-Target: AmazonSQS.%s", operation);
-    struct curl_slist *headers = curl_slist_append(NULL, target);
-    headers = curl_slist_append(headers, "Content-Type: application/x-amz-json-1.0");
-    headers = curl_slist_append(headers, AUTHORIZATION);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d%s", s->port, path);
     headers = curl_slist_append(headers, "Expect:");
     buffer_reset(answer, 1 << 20);
     curl_easy_reset(e);
@@ -178,6 +176,16 @@ int sqs_server_ask(struct sqs_server *s, const char *operation, const char *body
     curl_easy_getinfo(e, CURLINFO_RESPONSE_CODE, &status);
     curl_slist_free_all(headers);
     return r == CURLE_OK ? (int)status : -1;
+}
+
+int sqs_server_ask(struct sqs_server *s, const char *operation, const char *body, struct buffer *answer)
+{
+    char target[96];
+    snprintf(target, sizeof target, "X-Amz-Target: AmazonSQS.%s", operation);
+    struct curl_slist *headers = curl_slist_append(NULL, target);
+    headers = curl_slist_append(headers, "Content-Type: application/x-amz-json-1.0");
+    headers = curl_slist_append(headers, AUTHORIZATION("sqs"));
+    return post(s, "/", headers, body, answer);
 }
 
 int sqs_server_call(struct sqs_server *s, const char *operation, const char *body, struct buffer *answer)
@@ -254,4 +262,45 @@ long long sqs_server_waiting(struct sqs_server *s, const char *queue)
 long long sqs_server_in_flight(struct sqs_server *s, const char *queue)
 {
     return attribute(s, queue, "ApproximateNumberOfMessagesNotVisible");
+}
+
+/* --- access keys --- */
+
+static int ask_iam(struct sqs_server *s, const char *action, const char *parameters, struct buffer *answer)
+{
+    BUFFER_AUTO body = BUFFER_INIT;
+    buffer_printf(&body, "Action=%s&Version=2010-05-08&UserName=worker%s", action, parameters);
+    struct curl_slist *headers = curl_slist_append(NULL, AUTHORIZATION("iam"));
+    int status = post(s, "/", headers, buffer_text(&body), answer);
+    return status == 200 ? 0 : complain(action, status < 0 ? "no answer" : buffer_text(answer));
+}
+
+static int take_element(struct buffer *answer, const char *name, char ret_text[64])
+{
+    char mark[40];
+    snprintf(mark, sizeof mark, "<%s>", name);
+    const char *at = strstr(buffer_text(answer), mark);
+    if (!at)
+        return complain(name, "is not in the answer");
+    at += strlen(mark);
+    snprintf(ret_text, 64, "%.*s", (int)strcspn(at, "<"), at);
+    return 0;
+}
+
+int sqs_server_lock(struct sqs_server *s, char ret_id[64], char ret_secret[64])
+{
+    BUFFER_AUTO answer = BUFFER_INIT;
+    if (ask_iam(s, "CreateUser", "", &answer) < 0 ||
+        ask_iam(s, "PutUserPolicy",
+                "&PolicyName=all&PolicyDocument=%7B%22Version%22%3A%222012-10-17%22%2C%22Statement%22%3A%7B"
+                "%22Effect%22%3A%22Allow%22%2C%22Action%22%3A%22sqs%3A%2A%22%2C%22Resource%22%3A%22%2A%22%7D"
+                "%7D",
+                &answer) < 0 ||
+        ask_iam(s, "CreateAccessKey", "", &answer) < 0 || take_element(&answer, "AccessKeyId", ret_id) < 0 ||
+        take_element(&answer, "SecretAccessKey", ret_secret) < 0)
+        return -1;
+    if (post(s, "/moto-api/reset-auth", curl_slist_append(NULL, "Content-Type: text/plain"), "0", &answer) !=
+        200)
+        return complain("reset-auth", buffer_text(&answer));
+    return 0;
 }

@@ -46,3 +46,7 @@ int sqs_server_send(struct sqs_server *server, const char *queue, const char *bo
 /* Messages of the queue: those that wait, and those in flight; -1: not known. */
 long long sqs_server_waiting(struct sqs_server *server, const char *queue);
 long long sqs_server_in_flight(struct sqs_server *server, const char *queue);
+
+/* moto: makes a user that may do all of SQS, and his access key; from then on every request must be signed
+ * with a valid one, so that nothing else here works any more. */
+int sqs_server_lock(struct sqs_server *server, char ret_id[64], char ret_secret[64]);
