@@ -100,6 +100,7 @@ long long flow_number(struct json_object *trigger, const char *member, long long
 /* ---- Building it ---- */
 
 static const char done[] = "event.triggerflow.termination.success";
+static const char start[] = "__init__"; /* subject of the event that starts a run */
 
 static struct json_object *source_named(const struct flow *flow, const char *name)
 {
@@ -171,13 +172,17 @@ static void read_emissions(struct flow *flow, size_t index)
         emission.subject = subject ? json_object_get_string(subject) : NULL;
         emission.inside = (!target || (source && is_read(source))) && !output_member(action, "sink");
     } else if (strncmp(name, "AWS_ASF_", 8) == 0) {
+        struct json_object *subject = output_member(context, "Subject");
+        if (strcmp(output_text(output_member(context, "State"), "Type"), "Fail") == 0)
+            return;
         emission.type = "lambda.success";
-        emission.subject = output_text(context, "Subject");
+        emission.subject = output_text(subject ? context : trigger, subject ? "Subject" : "id");
         emission.endless = strcmp(name, "AWS_ASF_MAP") == 0;
     } else if (strcmp(name, "DAG_DUMMY_TASK") == 0 || strcmp(name, "IBM_CF_INVOKE") == 0 ||
                strcmp(name, "AWS_LAMBDA_INVOKE") == 0) {
+        struct json_object *subject = output_member(context, "subject");
         emission.type = done;
-        emission.subject = output_text(context, "subject");
+        emission.subject = output_text(subject ? context : trigger, subject ? "subject" : "id");
         emission.endless = name[0] != 'D';
     } else if (strcmp(name, "HTTP_INVOKE") == 0 || strcmp(name, "EXEC") == 0) {
         read_reply(flow, index, name[0] == 'E');
@@ -373,6 +378,22 @@ static bool emitted_type(const struct flow *flow, const char *type)
     return false;
 }
 
+/* Whether the worker itself may emit it: the failure of a call that some trigger makes. */
+static bool is_failure(const struct flow *flow, const char *type)
+{
+    static const char *const callers[] = {"HTTP_INVOKE",  "EXEC",   "IBM_CF_INVOKE", "AWS_LAMBDA_INVOKE",
+                                          "AWS_ASF_TASK", "DOCKER", "DOCKER_IMAGE"};
+    if (strcmp(type, "event.triggerflow.termination.failure") != 0)
+        return false;
+    for (size_t i = 0; i < flow->n_nodes; i++) {
+        const char *action = output_text(output_member(flow->nodes[i].trigger, "action"), "name");
+        for (size_t k = 0; k < sizeof callers / sizeof callers[0]; k++)
+            if (strcmp(action, callers[k]) == 0)
+                return true;
+    }
+    return false;
+}
+
 /* An activation event that nothing in the file emits into the workflow. */
 static void report_outside(struct flow *flow, const struct activation *a, struct hash_table *seen)
 {
@@ -382,11 +403,11 @@ static void report_outside(struct flow *flow, const struct activation *a, struct
         findings_add(flow->findings, FINDING_WARNING, where,
                      "its event type %.*s subject %.*s is only emitted to an event source that is not read",
                      SHOWN_MAX, a->type, SHOWN_MAX, a->subject);
-    else if (emitted_type(flow, a->type))
+    else if (strcmp(a->subject, start) != 0 && emitted_type(flow, a->type))
         findings_add(flow->findings, FINDING_WARNING, where,
                      "this file emits type %.*s, but nothing in it with subject %.*s", SHOWN_MAX, a->type,
                      SHOWN_MAX, *a->subject ? a->subject : "(none)");
-    else if (!wild(a->type)) {
+    else if (!wild(a->type) && !is_failure(flow, a->type)) {
         BUFFER_AUTO key = BUFFER_INIT;
         buffer_append(&key, a->type, a->type_len + 1);
         buffer_append_text(&key, a->subject);

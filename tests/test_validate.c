@@ -260,6 +260,25 @@ static void test_replies(void **state)
     assert_non_null(strstr(lines, "note trigger d: nothing in this file emits type other"));
 }
 
+#define FAILURE                                                                             \
+    "  f: {activation_events: [{type: event.triggerflow.termination.failure, subject: s}]," \
+    " condition: TRUE, action: DAG_TASK_FAILURE_HANDLER}\n"
+
+/* A failure may come from the worker, when something is called; a state's subject is by default its name. */
+static void test_failures_and_states(void **state)
+{
+    (void)state;
+    assert_finds(HTTP FAILURE, "note trigger f: nothing in this file emits");
+    assert_lacks(HTTP FAILURE "  c: {activation_events: [{type: go, subject: s}], condition: TRUE, action: "
+                              "{name: HTTP_INVOKE, url: x}}\n",
+                 "trigger f");
+    assert_lacks(HTTP "  A: {activation_events: [{type: lambda.success, subject: __init__}], condition: "
+                      "AWS_ASF_CONDITION, action: AWS_ASF_PASS, context: {State: {Type: Pass}}}\n"
+                      "  B: {activation_events: [{type: lambda.success, subject: A}], condition: "
+                      "AWS_ASF_CONDITION, action: AWS_ASF_PASS, context: {State: {Type: Fail}}}\n",
+                 "warning");
+}
+
 /* Many triggers of one type are judged in reasonable time, and findings are bounded. */
 static void test_large(void **state)
 {
@@ -310,10 +329,15 @@ static void test_names_of_the_worker(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clean),     cmocka_unit_test(test_names_of_the_worker),
-        cmocka_unit_test(test_structure), cmocka_unit_test(test_unreachable),
-        cmocka_unit_test(test_joins),     cmocka_unit_test(test_sums),
-        cmocka_unit_test(test_compiled),  cmocka_unit_test(test_replies),
+        cmocka_unit_test(test_clean),
+        cmocka_unit_test(test_names_of_the_worker),
+        cmocka_unit_test(test_failures_and_states),
+        cmocka_unit_test(test_structure),
+        cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_joins),
+        cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_compiled),
+        cmocka_unit_test(test_replies),
         cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
