@@ -439,6 +439,34 @@ static void test_emit(void **state)
     assert_int_equal(worker_bed_counter(bed, "came"), 1);
 }
 
+/* Gaps in the offsets are neither lost events nor another topic. */
+static void test_compacted(void **state)
+{
+    struct worker_bed *bed = *state;
+    struct seen seen;
+    static const char *const settings[] = {"cleanup.policy=compact", "segment.ms=100",
+                                           "min.cleanable.dirty.ratio=0.01", NULL};
+    unsigned n = 0;
+    assert_int_equal(kafka_server_create(&kafka, topic, 1, settings), 0);
+    worker_bed_trigger(bed, "count", "JOIN", NEVER, PASS, "t", "s");
+    worker_bed_up(bed);
+    do { /* each has the same key, and the next one makes it superfluous */
+        send_one(&(struct kafka_record){
+            .key = "k", .value = "{\"id\":\"1\",\"source\":\"u\",\"type\":\"t\",\"subject\":\"s\"}"});
+        if (++n == 3) {
+            AWAIT_BED(bed, worker_bed_counter(bed, "count") == 3);
+            process_kill(&bed->worker, SIGKILL);
+        }
+        assert_true(n < 500);
+    } while (n < 6 || count_in(topic, &seen) > n - 4);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, committed(n, 1));
+    worker_bed_stop(bed);
+    assert_true(worker_bed_counter(bed, "count") < (long long)n);
+    assert_false(worker_bed_logged(bed, "events_lost") || worker_bed_logged(bed, "source_recreated"));
+    assert_int_equal(workspace_count(&bed->workspace, "dead_letters"), 0);
+}
+
 /* What the topic does not take is given up, and the rest goes on. */
 static void test_emit_too_large(void **state)
 {
@@ -550,6 +578,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_adoption, setup, teardown),
         cmocka_unit_test_setup_teardown(test_secured, setup, teardown),
         cmocka_unit_test_setup_teardown(test_broker_restarted, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_compacted, setup, teardown),
         cmocka_unit_test_setup_teardown(test_emit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_emit_too_large, setup, teardown),
         cmocka_unit_test_setup_teardown(test_emit_through_cuts, setup, teardown),
