@@ -125,6 +125,24 @@ static void test_late_deletions(void **state)
     finish(bed, 70);
 }
 
+/* In a queue that is not seen empty, what an earlier life has not seen deleted is not remembered for ever. */
+static void test_endless_backlog(void **state)
+{
+    struct worker_bed *bed = *state;
+    source(bed, "sqs", fake_sqs_port(queue), "events", ",\"visibility_timeout\":1");
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.lose_receipts = 1000000});
+    put(0, 50);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 50);
+    process_kill(&bed->worker, SIGKILL);
+    fake_sqs_set(queue, &(struct fake_sqs_faults){0});
+    fake_sqs_expire(queue);
+    worker_bed_start(bed, NULL, NULL, "TRIGGERFLOW_REDELIVERY_MAX=1000");
+    unsigned n = 50;
+    AWAIT_BED(bed, (put(n, 10), n += 10, worker_bed_logged(bed, "redelivery_max=1000")));
+    finish(bed, n);
+}
+
 /* --- failures of the service --- */
 
 static void test_throttled(void **state)
@@ -412,13 +430,11 @@ int main(int argc, char **argv)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_partial_failures), CASE(test_void_receipts),
-        CASE(test_late_deletions),   CASE(test_throttled),
-        CASE(test_lost_answers),     CASE(test_queue_gone),
-        CASE(test_refused),          CASE(test_extended),
-        CASE(test_let_go),           CASE(test_lambda_record),
-        CASE(test_publish_fifo),     CASE(test_publish_refused),
-        cmocka_unit_test(test_fifo), cmocka_unit_test(test_signature),
+        CASE(test_partial_failures), CASE(test_void_receipts),    CASE(test_late_deletions),
+        CASE(test_endless_backlog),  CASE(test_throttled),        CASE(test_lost_answers),
+        CASE(test_queue_gone),       CASE(test_refused),          CASE(test_extended),
+        CASE(test_let_go),           CASE(test_lambda_record),    CASE(test_publish_fifo),
+        CASE(test_publish_refused),  cmocka_unit_test(test_fifo), cmocka_unit_test(test_signature),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");

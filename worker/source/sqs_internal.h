@@ -17,7 +17,8 @@
  * its messages are known to be deleted. What an earlier life had consumed and not seen deleted is settled
  * when a long poll comes back empty that began after all its messages had to be visible again (nothing in
  * hand, for FIFO queues, where a message in hand hides those behind it), or when the queue keeps no message
- * for so long.
+ * for so long; or, once they had to be visible again, when more than redelivery_max identities are kept, as
+ * in a backlog without end: identities go in their order, and nothing else would bound them.
  *
  * Order. SQS hands out no message of a FIFO group while another one of that group is in flight, and messages
  * go to the shards in the order in which they came; an answer that was lost is asked for again under the same

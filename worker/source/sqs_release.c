@@ -385,14 +385,37 @@ static void forget_lost(struct sqs_source *s, uint64_t quiet_ns)
     }
 }
 
-/* Whether all that an earlier life left in flight has come again, or cannot any more. */
-static bool earlier_life_over(const struct sqs_source *s, uint64_t quiet_ns, uint64_t now)
+/* When all that an earlier life left in flight is visible again. */
+static uint64_t visible_again(const struct sqs_source *s)
 {
     uint64_t visibility = sqs_visibility_ns(s);
     if (s->earlier_visibility_s * CLOCK_S > visibility)
         visibility = s->earlier_visibility_s * CLOCK_S;
-    return quiet_ns > s->born_ns + visibility + VISIBILITY_MARGIN ||
-           now > s->born_ns + s->queue.retention_s * CLOCK_S + visibility;
+    return s->born_ns + visibility + VISIBILITY_MARGIN;
+}
+
+/* Whether so much has been consumed since, in a queue that was never empty, that an earlier life's messages
+ * are given up: what comes behind them cannot be forgotten before them. */
+static bool too_many_since(struct source *source)
+{
+    struct sqs_source *s = state_of(source);
+    size_t most = (size_t)source->worker->config->redelivery_max;
+    pthread_mutex_lock(&source->emit);
+    size_t n = consumed_count(s->consumed);
+    pthread_mutex_unlock(&source->emit);
+    if (n > most)
+        log_warn("event_source", LOG_STR("source", source->name), LOG_INT("redelivery_max", (long long)most),
+                 LOG_STR("detail", "messages that were not seen deleted before the start are forgotten"));
+    return n > most;
+}
+
+/* Whether all that an earlier life left in flight has come again, or cannot any more, or is given up. */
+static bool earlier_life_over(struct source *source, uint64_t quiet_ns, uint64_t now)
+{
+    const struct sqs_source *s = state_of(source);
+    uint64_t visible_ns = visible_again(s);
+    return quiet_ns > visible_ns || now > visible_ns + s->queue.retention_s * CLOCK_S ||
+           (now > visible_ns && too_many_since(source));
 }
 
 void sqs_settle(struct source *source, uint64_t quiet_ns)
@@ -402,7 +425,7 @@ void sqs_settle(struct source *source, uint64_t quiet_ns)
     uint64_t until = now + (uint64_t)source->worker->config->redelivery_window_ns;
     if (quiet_ns)
         forget_lost(s, quiet_ns);
-    if (s->unsettled && earlier_life_over(s, quiet_ns, now)) {
+    if (s->unsettled && earlier_life_over(source, quiet_ns, now)) {
         s->unsettled = false;
         pthread_mutex_lock(&source->emit);
         consumed_settled(s->consumed, consumed_restored(s->consumed), until);
