@@ -74,6 +74,23 @@ static inline double ingest_cpu_ms(pid_t pid)
     return (double)(user + system_time) * 1000 / (double)sysconf(_SC_CLK_TCK);
 }
 
+/* Peak memory of the program that the process runs. ru_maxrss also counts what it was when it was forked: all
+ * the memory of the bench, which may be a broker. */
+static inline double ingest_peak_mib(pid_t pid)
+{
+    char path[40], line[128];
+    long kib = -1;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *file = fopen(path, "r");
+    while (file && kib < 0 && fgets(line, sizeof line, file))
+        if (sscanf(line, "VmHWM: %ld kB", &kib) != 1)
+            kib = -1;
+    if (!file || kib < 0)
+        bench_fail("%s: no VmHWM", path);
+    fclose(file);
+    return (double)kib / 1024;
+}
+
 static inline void ingest_await_empty(ingest_left left, void *data)
 {
     long long n;
@@ -109,9 +126,9 @@ static inline struct ingest_result ingest_run(struct bench *b, size_t events, in
         bench_nap_us(IDLE_S * 1000000);
         r.idle_cpu_ms = (ingest_cpu_ms(w.pid) - before) / IDLE_S;
     }
+    r.rss_mib = ingest_peak_mib(w.pid);
     bench_worker_stop(b, &w);
     r.cpu_seconds = bench_cpu_seconds(&w.usage);
-    r.rss_mib = (double)w.usage.ru_maxrss / 1024;
     return r;
 }
 
