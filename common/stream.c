@@ -252,7 +252,9 @@ static int socket_connect(struct stream *stream, const struct stream_address *ad
 static int tls_error(struct stream *stream, const char *what, struct error *err)
 {
     unsigned long code = ERR_peek_error();
-    const char *reason = code ? ERR_reason_error_string(code) : NULL;
+    const char *reason = ERR_SYSTEM_ERROR(code) ? strerror(ERR_GET_REASON(code))
+                         : code                 ? ERR_reason_error_string(code)
+                                                : NULL;
     bool verified = stream->ssl && SSL_get_verify_mode(stream->ssl) != SSL_VERIFY_NONE;
     long verify = verified ? SSL_get_verify_result(stream->ssl) : X509_V_OK;
     bool eof = ERR_GET_REASON(code) == SSL_R_UNEXPECTED_EOF_WHILE_READING;

@@ -204,9 +204,17 @@ static void test_source_without_server(void **state)
                                           "\"127.0.0.1:1\",\"topic\":\"t\",\"tls\":true,"
                                           "\"tls_ca\":\"/no/such/file\"}}"),
                      0);
+    char document[256];
+    snprintf(
+        document, sizeof document,
+        "{\"class\":\"RedisEventSource\",\"parameters\":{\"host\":\"127.0.0.1\",\"port\":%d,\"tls\":true,"
+        "\"tls_ca\":\"/no/such/ca\",\"stream\":\"s\"}}",
+        redis.port);
+    assert_int_equal(workspace_put_source(&bed->workspace, "untrusting", document), 0);
     worker_bed_up(bed);
     worker_bed_publish(bed, "t", "good", 5);
     expect_logged(bed, "source=away state=unavailable");
+    expect_logged(bed, "TLS: /no/such/ca: No such file or directory");
     expect_logged(bed, "parameter tls_ca: /no/such/file: No such file");
     expect_good(bed, 5);
 }
