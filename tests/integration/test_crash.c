@@ -12,24 +12,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include <json-c/json.h>
 
-#include "tests/support/process.h"
+#include "common/clock.h"
+#include "tests/support/chance.h"
 #include "tests/support/redis_server.h"
 #include "tests/support/reference.h"
 #include "tests/support/supervisor_bed.h"
+#include "tests/support/victim.h"
 #include "tests/support/wait.h"
-#include "tests/support/workspace.h"
 
 #define MAX_EVENT_BYTES 65536
 #define KILLS_PER_RUN 20
 #define CHUNK 24 /* events published at once, at most */
 #define BURST 250
-#define RUNNING "event=worker_state state=running"
 #define LIFE_MOST (80 * CLOCK_MS)
 
 /* --- the workload --- */
@@ -103,51 +102,21 @@ static const struct kind {
     {"e.back", 'b', 3, 60},  {"e.once", 'r', 3, 40},   {"e.none", 'n', 2, 3},
 };
 
-/* --- randomness --- */
-
-static uint64_t random_state;
-
-static uint64_t random_below(uint64_t n)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (random_state >> 11) % n;
-}
-
-static uint64_t seed;
-static unsigned kills_wanted = 200;
-
-static void read_settings(void)
-{
-    const char *text = getenv("TRIGGERFLOW_SEED");
-    if (!text || !*text || !(seed = strtoull(text, NULL, 0)))
-        if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
-            seed = clock_now_ns() | 1;
-    text = getenv("TRIGGERFLOW_KILLS");
-    if (text && *text)
-        kills_wanted = (unsigned)strtoul(text, NULL, 10);
-    random_state = seed ? seed : 1;
-    printf("TRIGGERFLOW_SEED=%llu TRIGGERFLOW_KILLS=%u\n", (unsigned long long)seed, kills_wanted);
-}
-
 /* --- a run --- */
 
 struct run {
-    struct redis_server *redis;
-    struct workspace workspace;
+    struct victim victim; /* its worker is that without a supervisor */
     struct reference *reference;
-    struct process worker; /* not under the supervisor */
-    char program[PATH_MAX];
-    char crash_file[160];
     unsigned published;
-    unsigned killed;
-    unsigned running_before; /* lives of the worker that came to run, before the present one */
-    bool calm;               /* without events that have no trigger: the worker is never held up */
+    bool calm; /* without events that have no trigger: the worker is never held up */
 };
 
-static char folder[64];
-static struct redis_server plain;
+/* Limits that change from life to life; the small ones are reached. */
+static const char *const actions[] = {"TRIGGERFLOW_MAX_PENDING_ACTIONS=10000",
+                                      "TRIGGERFLOW_MAX_PENDING_ACTIONS=5", NULL};
+static const char *const sinks[] = {"TRIGGERFLOW_SINK_MAX_SIZE=200000", "TRIGGERFLOW_SINK_MAX_SIZE=60", NULL};
+static const char *const event_bytes[] = {"TRIGGERFLOW_MAX_EVENT_BYTES=64KiB", NULL};
+static const char *const *const settings[] = {actions, sinks, event_bytes, NULL};
 
 /* One event with random attributes; their text lives in `text`. */
 struct event_text {
@@ -164,7 +133,7 @@ static const struct kind *choose_kind(const struct run *r)
     for (size_t k = 0; k < n; k++)
         total += kinds[k].weight;
     const struct kind *kind = kinds;
-    for (uint64_t left = random_below(total); left >= kind->weight; kind++)
+    for (uint64_t left = chance_below(total); left >= kind->weight; kind++)
         left -= kind->weight;
     return kind;
 }
@@ -174,24 +143,24 @@ static struct publication choose_event(struct run *r, struct event_text *text)
     static char large[40001];
     static char oversized[MAX_EVENT_BYTES + 1];
     const struct kind *kind = choose_kind(r);
-    uint64_t subject = random_below(kind->subjects);
+    uint64_t subject = chance_below(kind->subjects);
     if (r->calm && kind->subject == 'r' && !subject)
         subject = 1; /* r0 has a transient trigger only */
     memset(large, 'l', sizeof large - 1);
     memset(oversized, 'o', sizeof oversized - 1);
     snprintf(text->id, sizeof text->id, "event-%u", r->published);
     snprintf(text->subject, sizeof text->subject, "%c%u", kind->subject, (unsigned)subject);
-    snprintf(text->key, sizeof text->key, "key-%u", (unsigned)random_below(200));
+    snprintf(text->key, sizeof text->key, "key-%u", (unsigned)chance_below(200));
     snprintf(text->data, sizeof text->data, "{\"n\":%u}", r->published++);
     struct publication event = {.id = text->id,
                                 .type = kind->type,
                                 .subject = text->subject,
                                 .data = text->data,
                                 .key = kind->subject == 'k' ? text->key : NULL};
-    if (!random_below(100))
+    if (!chance_below(100))
         event.id = NULL;
-    else if (!random_below(300))
-        event.data = random_below(2) ? large : oversized;
+    else if (!chance_below(300))
+        event.data = chance_below(2) ? large : oversized;
     return event;
 }
 
@@ -202,7 +171,7 @@ static void publish(struct run *r, unsigned n)
     for (unsigned i = 0; i < n; i++)
         events[i] = choose_event(r, &texts[i]);
     /* When redis-server has just been killed, some of them may be in the stream: what is there counts. */
-    (void)workspace_publish(&r->workspace, r->workspace.name, events, n);
+    (void)workspace_publish(&r->victim.workspace, r->victim.workspace.name, events, n);
 }
 
 static void publish_many(struct run *r, unsigned n)
@@ -214,54 +183,16 @@ static void publish_many(struct run *r, unsigned n)
 
 static void begin(struct run *r, struct redis_server *redis, const char *name)
 {
-    char out[80], log[160];
-    *r = (struct run){.redis = redis, .calm = random_below(3)};
-    assert_int_equal(workspace_create(&r->workspace, redis, name), 0);
+    char out[80];
+    *r = (struct run){.calm = chance_below(3)};
+    victim_init(&r->victim, redis, name, settings);
     snprintf(out, sizeof out, "%s-out", name);
-    redisReply *reply = redis_server_do(redis, "DEL %s %s", name, out);
+    redisReply *reply = redis_server_do(redis, "DEL %s", out);
     assert_non_null(reply);
     freeReplyObject(reply);
-    assert_int_equal(workspace_source(&r->workspace, "in", name, ""), 0);
-    assert_int_equal(workspace_source(&r->workspace, "out", out, ",\"consume\":false"), 0);
-    r->reference = reference_new(&r->workspace, triggers, sizeof triggers / sizeof triggers[0]);
-    assert_int_equal(reference_store(r->reference, &r->workspace), 0);
-    snprintf(log, sizeof log, "%s/%s.log", folder, name);
-    process_init(&r->worker, log);
-    process_program("triggerflow-worker", r->program);
-    snprintf(r->crash_file, sizeof r->crash_file, "%s/%s.crash", folder, name);
-}
-
-static void start_worker(struct run *r)
-{
-    /* Limits that change from life to life; the small ones are reached. */
-    static const char *const intervals[] = {"TRIGGERFLOW_CHECKPOINT_INTERVAL=0s",
-                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=10ms",
-                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=40ms"};
-    static const char *const actions[] = {"TRIGGERFLOW_MAX_PENDING_ACTIONS=10000",
-                                          "TRIGGERFLOW_MAX_PENDING_ACTIONS=5"};
-    static const char *const sinks[] = {"TRIGGERFLOW_SINK_MAX_SIZE=200000", "TRIGGERFLOW_SINK_MAX_SIZE=60"};
-    char port[32], shards[32], crash[200];
-    r->running_before = process_log_count(&r->worker, RUNNING);
-    snprintf(port, sizeof port, "REDIS_PORT=%d", r->redis->port);
-    snprintf(shards, sizeof shards, "TRIGGERFLOW_SHARDS=%u", 1 + (unsigned)random_below(4));
-    snprintf(crash, sizeof crash, "TRIGGERFLOW_CRASH_FILE=%s", r->crash_file);
-    const char *environment[] = {"REDIS_HOST=127.0.0.1",
-                                 port,
-                                 shards,
-                                 crash,
-                                 intervals[random_below(3)],
-                                 actions[random_below(2)],
-                                 sinks[random_below(2)],
-                                 "TRIGGERFLOW_MAX_EVENT_BYTES=64KiB",
-                                 NULL};
-    assert_int_equal(
-        process_start(&r->worker, (const char *[]){r->program, r->workspace.name, NULL}, environment), 0);
-}
-
-static void show(const struct run *r)
-{
-    workspace_dump(&r->workspace, r->workspace.name);
-    process_show_log(&r->worker);
+    assert_int_equal(workspace_source(&r->victim.workspace, "out", out, ",\"consume\":false"), 0);
+    r->reference = reference_new(&r->victim.workspace, triggers, sizeof triggers / sizeof triggers[0]);
+    assert_int_equal(reference_store(r->reference, &r->victim.workspace), 0);
 }
 
 /* Everything that was published has been processed: compares. */
@@ -270,16 +201,19 @@ static void compare(struct run *r)
     struct facts expected = {0};
     struct facts actual = {0};
     char out[80];
-    snprintf(out, sizeof out, "%s-out", r->workspace.name);
-    assert_int_equal(reference_run(r->reference, &r->workspace, r->workspace.name, MAX_EVENT_BYTES), 0);
+    snprintf(out, sizeof out, "%s-out", r->victim.workspace.name);
+    assert_int_equal(
+        reference_run(r->reference, &r->victim.workspace, r->victim.workspace.name, MAX_EVENT_BYTES), 0);
     reference_facts(r->reference, &expected);
-    assert_int_equal(reference_observe(r->reference, &r->workspace, r->workspace.name, out, &actual), 0);
+    assert_int_equal(
+        reference_observe(r->reference, &r->victim.workspace, r->victim.workspace.name, out, &actual), 0);
     size_t differences = facts_compare(&expected, &actual);
     if (differences)
-        show(r);
+        victim_show(&r->victim);
     printf("%s: %u kills, %zu events, %zu firings, %lld dead letters, %zu facts, %zu differences\n",
-           r->workspace.name, r->killed, reference_events(r->reference), reference_firings(r->reference),
-           workspace_count(&r->workspace, "dead_letters"), expected.n, differences);
+           r->victim.workspace.name, r->victim.killed, reference_events(r->reference),
+           reference_firings(r->reference), workspace_count(&r->victim.workspace, "dead_letters"), expected.n,
+           differences);
     fflush(stdout);
     facts_done(&expected);
     facts_done(&actual);
@@ -289,36 +223,24 @@ static void compare(struct run *r)
 static void end(struct run *r)
 {
     if (getenv("TRIGGERFLOW_KEEP"))
-        process_show_log(&r->worker);
+        process_show_log(&r->victim.worker);
     reference_free(r->reference);
     r->reference = NULL;
 }
 
-static bool settled(const struct run *r)
+static bool is_settled_and_running(const struct victim *victim)
 {
-    return workspace_settled(&r->workspace, "in", r->workspace.name);
-}
-
-/* Whether the present life of the worker has come to the point where it serves: a signal before that would
- * just end it. */
-static bool is_running(const struct run *r)
-{
-    return process_log_count(&r->worker, RUNNING) > r->running_before;
+    return victim_is_settled(victim) && victim_is_running(victim);
 }
 
 /* Lets the worker finish everything and stops it. */
 static void finish(struct run *r)
 {
-    int status = -1;
-    WAIT_ELSE((settled(r) && is_running(r)) || process_ended(&r->worker, &status), show(r));
-    if (status >= 0) {
-        show(r);
-        fail_msg("the worker has ended by itself, status %d", status);
-    }
-    kill(r->worker.pid, SIGTERM);
-    status = process_wait(&r->worker, WAIT_DEADLINE_NS);
+    victim_await(&r->victim, is_settled_and_running);
+    kill(r->victim.worker.pid, SIGTERM);
+    int status = process_wait(&r->victim.worker, WAIT_DEADLINE_NS);
     if (status)
-        show(r);
+        victim_show(&r->victim);
     assert_int_equal(status, 0);
     compare(r);
     end(r);
@@ -329,7 +251,7 @@ static void work(struct run *r, uint64_t duration_ns)
 {
     uint64_t until = clock_now_ns() + duration_ns;
     do {
-        publish(r, 1 + (unsigned)random_below(CHUNK));
+        publish(r, 1 + (unsigned)chance_below(CHUNK));
         wait_moment();
     } while (clock_now_ns() < until);
 }
@@ -337,25 +259,14 @@ static void work(struct run *r, uint64_t duration_ns)
 /* A random while that often is short. */
 static uint64_t random_life(void)
 {
-    return random_below(random_below(2) ? LIFE_MOST : LIFE_MOST / 4);
+    return chance_below(chance_below(2) ? LIFE_MOST : LIFE_MOST / 4);
 }
 
 /* --- (a) a worker alone --- */
 
 static unsigned kills_of(unsigned percent)
 {
-    return (kills_wanted * percent + 99) / 100;
-}
-
-static void kill_worker(struct run *r)
-{
-    int status;
-    if (process_ended(&r->worker, &status)) {
-        show(r);
-        fail_msg("the worker has ended by itself, status %d", status);
-    }
-    process_kill(&r->worker, SIGKILL);
-    r->killed++;
+    return (chance_kills() * percent + 99) / 100;
 }
 
 static void test_worker_killed(void **state)
@@ -367,15 +278,15 @@ static void test_worker_killed(void **state)
         struct run r;
         unsigned kills = left < KILLS_PER_RUN ? left : KILLS_PER_RUN;
         snprintf(name, sizeof name, "alone%u", run);
-        begin(&r, &plain, name);
-        while (r.killed < kills) {
-            if (!random_below(3))
+        begin(&r, victim_redis(), name);
+        while (r.victim.killed < kills) {
+            if (!chance_below(3))
                 publish_many(&r, BURST);
-            start_worker(&r);
+            victim_start(&r.victim);
             work(&r, random_life());
-            kill_worker(&r);
+            victim_kill(&r.victim);
         }
-        start_worker(&r);
+        victim_start(&r.victim);
         finish(&r);
         left -= kills;
     }
@@ -400,7 +311,7 @@ static pid_t forkserver_pid(const struct bed *bed)
 
 static pid_t worker_pid(const struct bed *bed, const struct run *r)
 {
-    return (pid_t)bed_number(bed, r->workspace.name, "pid");
+    return (pid_t)bed_number(bed, r->victim.workspace.name, "pid");
 }
 
 static void kill_supervisor(struct bed *bed)
@@ -419,20 +330,21 @@ static void kill_under_supervisor(struct run *r, struct bed *bed, unsigned turn)
     if (turn % 4 == 3) {
         kill_supervisor(bed);
     } else if (turn % 4 == 1) {
-        WAIT_ELSE((pid = forkserver_pid(bed)) > 0, show(r));
+        WAIT_ELSE((pid = forkserver_pid(bed)) > 0, victim_show(&r->victim));
         kill(pid, SIGKILL);
     } else {
-        WAIT_ELSE((pid = worker_pid(bed, r)) > 0, show(r));
+        WAIT_ELSE((pid = worker_pid(bed, r)) > 0, victim_show(&r->victim));
         kill(pid, SIGKILL);
     }
-    r->killed++;
+    r->victim.killed++;
 }
 
 static void finish_supervised(struct run *r, struct bed *bed)
 {
-    snprintf(r->worker.log, sizeof r->worker.log, "%s", bed->log);
+    snprintf(r->victim.worker.log, sizeof r->victim.worker.log, "%s", bed->log);
     bed_await_ready(bed);
-    WAIT_ELSE(settled(r) && bed_state_is(bed, r->workspace.name, "running"), show(r));
+    WAIT_ELSE(victim_is_settled(&r->victim) && bed_state_is(bed, r->victim.workspace.name, "running"),
+              victim_show(&r->victim));
     assert_int_equal(bed_stop(bed), 0);
     compare(r);
     end(r);
@@ -445,19 +357,19 @@ static void test_supervised_killed(void **state)
     for (unsigned run = 0; left; run++) {
         char name[32];
         struct run r;
-        struct bed *bed = bed_new(&plain);
+        struct bed *bed = bed_new(victim_redis());
         unsigned kills = left < KILLS_PER_RUN ? left : KILLS_PER_RUN;
         snprintf(name, sizeof name, "supervised%u", run);
         bed_write_config(bed, "", "worker: {max_event_bytes: 64KiB, shards: 3}");
-        begin(&r, &plain, name);
+        begin(&r, victim_redis(), name);
         bed_start(bed);
-        while (r.killed < kills) {
-            if (!random_below(3))
+        while (r.victim.killed < kills) {
+            if (!chance_below(3))
                 publish_many(&r, BURST);
-            if (random_below(4)) /* else at once */
-                WAIT_ELSE(worker_pid(bed, &r) > 0, show(&r));
+            if (chance_below(4)) /* else at once */
+                WAIT_ELSE(worker_pid(bed, &r) > 0, victim_show(&r.victim));
             work(&r, random_life());
-            kill_under_supervisor(&r, bed, r.killed);
+            kill_under_supervisor(&r, bed, r.victim.killed);
         }
         finish_supervised(&r, bed);
         bed_free(bed);
@@ -493,15 +405,15 @@ static void test_redis_killed(void **state)
         unsigned kills = left < KILLS_PER_RUN ? left : KILLS_PER_RUN;
         snprintf(name, sizeof name, "redis%u", run);
         begin(&r, &redis, name);
-        start_worker(&r);
-        for (; r.killed < kills; r.killed++) {
-            pid_t killer = kill_later(redis.pid, random_below(4 * LIFE_MOST));
+        victim_start(&r.victim);
+        for (; r.victim.killed < kills; r.victim.killed++) {
+            pid_t killer = kill_later(redis.pid, chance_below(4 * LIFE_MOST));
             while (waitpid(killer, NULL, WNOHANG) == 0)
                 work(&r, LIFE_MOST / 8);
             redis_server_kill(&redis);
-            if (!random_below(4)) {
-                process_kill(&r.worker, SIGKILL);
-                start_worker(&r);
+            if (!chance_below(4)) {
+                process_kill(&r.victim.worker, SIGKILL);
+                victim_start(&r.victim);
             }
             assert_int_equal(redis_server_restart(&redis), 0);
         }
@@ -517,48 +429,27 @@ static const char *const points[] = {
     "recovered",    "delivered",   "fire",         "barrier",      "shard_cut", "cut",        "commit_before",
     "commit_after", "handed_over", "acknowledged", "intent_start", "published", "intent_done"};
 
-/* One life that ends at the COUNTth time that the point is reached. Returns whether it came to that. */
-static bool live_until(struct run *r, const char *point, unsigned count)
-{
-    int status = -1;
-    FILE *file = fopen(r->crash_file, "w");
-    assert_non_null(file);
-    fprintf(file, "%s %u\n", point, count);
-    assert_int_equal(fclose(file), 0);
-    start_worker(r);
-    publish_many(r, BURST);
-    WAIT_ELSE(process_ended(&r->worker, &status) || settled(r), show(r));
-    if (status < 0) { /* not reached so often */
-        process_kill(&r->worker, SIGKILL);
-        return false;
-    }
-    if (status != 128 + SIGKILL)
-        show(r);
-    assert_int_equal(status, 128 + SIGKILL);
-    r->killed++;
-    return true;
-}
-
 static void test_crash_points(void **state)
 {
     static const unsigned counts[] = {1, 2, 3, 5, 8, 1};
     char program[PATH_MAX];
     (void)state;
-    if (!process_crash_program("triggerflow-worker", program)) {
-        printf("skipped: no %s (make SAN=crash)\n", program);
-        skip();
-    }
+    victim_crash_program(program);
     for (size_t p = 0; p < sizeof points / sizeof points[0]; p++) {
         char name[48];
         struct run r;
         unsigned reached = 0;
         snprintf(name, sizeof name, "at-%s", points[p]);
-        begin(&r, &plain, name);
-        memcpy(r.program, program, sizeof r.program);
-        for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
-            reached += live_until(&r, points[p], counts[i]);
-        (void)unlink(r.crash_file);
-        start_worker(&r);
+        begin(&r, victim_redis(), name);
+        memcpy(r.victim.program, program, sizeof program);
+        for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+            victim_arm(&r.victim, points[p], counts[i]);
+            victim_start(&r.victim);
+            publish_many(&r, BURST);
+            reached += victim_dies(&r.victim, victim_is_settled);
+        }
+        victim_disarm(&r.victim);
+        victim_start(&r.victim);
         finish(&r);
         if (!reached)
             fail_msg("the crash point %s was never reached", points[p]);
@@ -575,21 +466,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_redis_killed),
         cmocka_unit_test(test_crash_points),
     };
-    if (!redis_server_available()) {
-        printf("skipped: no redis-server\n");
-        return 0;
-    }
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
-    signal(SIGPIPE, SIG_IGN);
-    setvbuf(stdout, NULL, _IOLBF, 0);
-    read_settings();
-    snprintf(folder, sizeof folder, "/tmp/triggerflow-crash-XXXXXX");
-    if (!mkdtemp(folder) || redis_server_run(&plain, NULL) < 0)
-        return 1;
-    int result = cmocka_run_group_tests(tests, NULL, NULL);
-    redis_server_done(&plain);
-    char line[128];
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line) == 0 ? result : 1;
+    int opened = victim_open(argc, argv, "crash");
+    if (opened)
+        return opened < 0;
+    return victim_close(cmocka_run_group_tests(tests, NULL, NULL));
 }

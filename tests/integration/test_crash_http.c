@@ -13,13 +13,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include <curl/curl.h>
 #include <json-c/json.h>
 
 #include "common/buffer.h"
+#include "tests/support/chance.h"
 #include "tests/support/http_load.h"
 #include "tests/support/process.h"
 #include "tests/support/wait.h"
@@ -28,31 +28,6 @@
 #define CLIENTS 3
 #define LIFE_MOST (150 * CLOCK_MS)
 #define WORKSPACE "load"
-
-/* --- randomness --- */
-
-static uint64_t random_state;
-static unsigned kills_wanted = 200;
-
-static uint64_t random_below(uint64_t n)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (random_state >> 11) % n;
-}
-
-static void read_settings(void)
-{
-    const char *text = getenv("TRIGGERFLOW_SEED");
-    if (!text || !*text || !(random_state = strtoull(text, NULL, 0)))
-        if (getrandom(&random_state, sizeof random_state, 0) != sizeof random_state || !random_state)
-            random_state = clock_now_ns() | 1;
-    text = getenv("TRIGGERFLOW_KILLS");
-    if (text && *text)
-        kills_wanted = (unsigned)strtoul(text, NULL, 10);
-    printf("TRIGGERFLOW_SEED=%llu TRIGGERFLOW_KILLS=%u\n", (unsigned long long)random_state, kills_wanted);
-}
 
 /* --- a run --- */
 
@@ -86,7 +61,7 @@ static void write_config(const struct run *r)
             "triggerflow_controller: {port: 0}\n"
             "trigger_api: {port: 0}\n"
             "worker: {shards: %u, checkpoint_interval: %ums}\n",
-            r->dir, 1 + (unsigned)random_below(3), (unsigned)random_below(3) * 10);
+            r->dir, 1 + (unsigned)chance_below(3), (unsigned)chance_below(3) * 10);
     assert_int_equal(fclose(file), 0);
 }
 
@@ -138,7 +113,7 @@ static void begin(struct run *r, const char *program)
     start_supervisor(r);
     WAIT_ELSE(call(r, "GET", "/healthz", NULL) == 200, show(r));
     create_workflow(r);
-    assert_int_equal(http_load_start(r->api, WORKSPACE, CLIENTS, random_state, &r->load), 0);
+    assert_int_equal(http_load_start(r->api, WORKSPACE, CLIENTS, chance_seed(), &r->load), 0);
 }
 
 static void restart(struct run *r)
@@ -273,7 +248,8 @@ static void test_random_kills(void **state)
 {
     char program[PATH_MAX];
     unsigned at_points = 4 * (unsigned)N_POINTS; /* the other test's */
-    unsigned left = kills_wanted > 2 * at_points ? kills_wanted - at_points : (kills_wanted + 1) / 2;
+    unsigned wanted = chance_kills();
+    unsigned left = wanted > 2 * at_points ? wanted - at_points : (wanted + 1) / 2;
     (void)state;
     process_program("triggerflow-supervisor", program);
     for (unsigned run = 0; left; run++) {
@@ -283,9 +259,9 @@ static void test_random_kills(void **state)
         snprintf(name, sizeof name, "random%u", run);
         begin(&r, program);
         while (r.killed < kills) {
-            if (random_below(4)) /* else at once */
+            if (chance_below(4)) /* else at once */
                 WAIT_ELSE(worker_pid(&r) > 0, show(&r));
-            live(random_below(random_below(2) ? LIFE_MOST : LIFE_MOST / 4));
+            live(chance_below(chance_below(2) ? LIFE_MOST : LIFE_MOST / 4));
             kill_one(&r);
         }
         finish(&r, name);
@@ -313,7 +289,7 @@ static void die_at(struct run *r, const char *point, unsigned count)
 static void test_crash_points(void **state)
 {
     static const unsigned counts[] = {1, 2, 3, 7};
-    size_t n = kills_wanted >= 100 ? 4 : 1;
+    size_t n = chance_kills() >= 100 ? 4 : 1;
     char program[PATH_MAX];
     (void)state;
     if (!process_crash_program("triggerflow-supervisor", program)) {
@@ -343,6 +319,6 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     setvbuf(stdout, NULL, _IOLBF, 0);
     curl_global_init(CURL_GLOBAL_ALL);
-    read_settings();
+    chance_read_settings();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,19 +13,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <unistd.h>
 #include <cmocka.h>
 
 #include "common/buffer.h"
+#include "common/clock.h"
 #include "common/json.h"
 #include "common/json_compare.h"
 #include "tests/support/asl_compile.h"
+#include "tests/support/chance.h"
 #include "tests/support/function_server.h"
-#include "tests/support/process.h"
 #include "tests/support/redis_server.h"
-#include "tests/support/wait.h"
-#include "tests/support/workspace.h"
+#include "tests/support/victim.h"
 
 #define KILLS_PER_RUN 10
 #define LIFE_MOST (120 * CLOCK_MS)
@@ -54,49 +52,20 @@ static const char definition[] =
     "count\","
     "\"OutputPath\":\"$['done','count']\",\"End\":true}}}";
 
-static uint64_t random_state;
-static unsigned kills_wanted = 200;
-static struct redis_server redis;
-static char folder[64];
-
-static uint64_t random_below(uint64_t n)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (random_state >> 11) % n;
-}
-
-static void read_settings(void)
-{
-    const char *text = getenv("TRIGGERFLOW_SEED");
-    if (!text || !*text || !(random_state = strtoull(text, NULL, 0)))
-        if (getrandom(&random_state, sizeof random_state, 0) != sizeof random_state || !random_state)
-            random_state = clock_now_ns() | 1;
-    text = getenv("TRIGGERFLOW_KILLS");
-    if (text && *text)
-        kills_wanted = (unsigned)strtoul(text, NULL, 10);
-    printf("TRIGGERFLOW_SEED=%llu TRIGGERFLOW_KILLS=%u\n", (unsigned long long)random_state, kills_wanted);
-}
-
 /* --- a run --- */
 
 struct run {
-    struct workspace workspace;
-    struct process worker;
-    char program[PATH_MAX];
-    char crash_file[160];
+    struct victim victim;
     struct function_server *server;
     unsigned orders[ORDERS];
     unsigned n_small;
     char end[32]; /* trigger */
-    unsigned killed;
 };
 
 static void put_trigger(void *data, const char *id, const char *document)
 {
     const struct run *r = data;
-    assert_int_equal(workspace_put_trigger(&r->workspace, id, document), 0);
+    assert_int_equal(workspace_put_trigger(&r->victim.workspace, id, document), 0);
 }
 
 static void store_machine(struct run *r)
@@ -123,76 +92,41 @@ static void publish_orders(struct run *r)
 {
     BUFFER_AUTO data = BUFFER_INIT;
     for (unsigned i = 0; i < ORDERS; i++) {
-        r->orders[i] = (unsigned)random_below(20);
+        r->orders[i] = (unsigned)chance_below(20);
         r->n_small += r->orders[i] < 10;
         buffer_printf(&data, "%c%u", i ? ',' : '[', r->orders[i]);
     }
     buffer_append_char(&data, ']');
-    workspace_publish_one(&r->workspace, r->workspace.name, "run", "lambda.success", "__init__",
+    workspace_publish_one(&r->victim.workspace, r->victim.workspace.name, "run", "lambda.success", "__init__",
                           buffer_text(&data));
 }
 
+/* One life in four starts actions at once. */
+static const char *const starts[] = {
+    "TRIGGERFLOW_ACTION_START=committed", "TRIGGERFLOW_ACTION_START=committed",
+    "TRIGGERFLOW_ACTION_START=committed", "TRIGGERFLOW_ACTION_START=immediate", NULL};
+static const char *const *const settings[] = {starts, NULL};
+
 static void begin(struct run *r, const char *name)
 {
-    char log[160];
     *r = (struct run){0};
-    assert_int_equal(workspace_create(&r->workspace, &redis, name), 0);
-    redisReply *reply = redis_server_do(&redis, "DEL %s", name);
-    assert_non_null(reply);
-    freeReplyObject(reply);
-    reply = redis_server_do(
-        &redis, "HSET %s-global_context aws_credentials %s", name,
+    victim_init(&r->victim, victim_redis(), name, settings);
+    redisReply *reply = redis_server_do(
+        victim_redis(), "HSET %s-global_context aws_credentials %s", name,
         "{\"access_key_id\":\"AKID\",\"secret_access_key\":\"secret\",\"region\":\"eu-west-1\"}");
     assert_non_null(reply);
     freeReplyObject(reply);
-    assert_int_equal(workspace_source(&r->workspace, "in", name, ""), 0);
     assert_non_null(r->server = function_server_new());
     function_server_sigv4(r->server, "AKID", "secret", NULL, "eu-west-1", "lambda");
-    function_server_sink(r->server, redis.port, name);
+    function_server_sink(r->server, victim_redis()->port, name);
     store_machine(r);
-    snprintf(log, sizeof log, "%s/%s.log", folder, name);
-    process_init(&r->worker, log);
-    process_program("triggerflow-worker", r->program);
-    snprintf(r->crash_file, sizeof r->crash_file, "%s/%s.crash", folder, name);
     publish_orders(r);
 }
 
 static void end(struct run *r)
 {
-    process_kill(&r->worker, SIGKILL);
+    process_kill(&r->victim.worker, SIGKILL);
     function_server_free(r->server);
-}
-
-static void start_worker(struct run *r)
-{
-    static const char *const intervals[] = {"TRIGGERFLOW_CHECKPOINT_INTERVAL=0s",
-                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=10ms",
-                                            "TRIGGERFLOW_CHECKPOINT_INTERVAL=40ms"};
-    static const char *const starts[] = {"TRIGGERFLOW_ACTION_START=committed",
-                                         "TRIGGERFLOW_ACTION_START=immediate"};
-    char port[32], shards[32], crash[200];
-    snprintf(port, sizeof port, "REDIS_PORT=%d", redis.port);
-    snprintf(shards, sizeof shards, "TRIGGERFLOW_SHARDS=%u", 1 + (unsigned)random_below(4));
-    snprintf(crash, sizeof crash, "TRIGGERFLOW_CRASH_FILE=%s", r->crash_file);
-    const char *environment[] = {
-        "REDIS_HOST=127.0.0.1",       port, shards, crash, intervals[random_below(3)],
-        starts[random_below(4) == 0], NULL};
-    assert_int_equal(
-        process_start(&r->worker, (const char *[]){r->program, r->workspace.name, NULL}, environment), 0);
-}
-
-static void show(const struct run *r)
-{
-    workspace_dump(&r->workspace, r->workspace.name);
-    process_show_log(&r->worker);
-}
-
-static bool is_finished(const struct run *r)
-{
-    char *text = workspace_get(&r->workspace, "checkpoint", "finished");
-    bool is = text && strstr(text, "\"count\":");
-    free(text);
-    return is;
 }
 
 /* --- what must be left --- */
@@ -219,7 +153,7 @@ static void assert_output(const struct run *r)
     BUFFER_AUTO expected = BUFFER_INIT;
     write_expected(r, &expected);
     assert_int_equal(json_scan(expected.data, expected.len, &wanted, NULL), 0);
-    char *text = workspace_get(&r->workspace, "triggers", r->end);
+    char *text = workspace_get(&r->victim.workspace, "triggers", r->end);
     assert_non_null(text);
     assert_int_equal(json_scan(text, strlen(text), &root, NULL), 0);
     assert_true(json_member(&root, "context", &context) && json_member(&context, "result", &result));
@@ -232,37 +166,19 @@ static void assert_output(const struct run *r)
 /* Lets the worker come to the end, and looks at what is left. */
 static void finish(struct run *r)
 {
-    int status = -1;
-    WAIT_ELSE((is_finished(r) && workspace_settled(&r->workspace, "in", r->workspace.name)) ||
-                  process_ended(&r->worker, &status),
-              show(r));
-    if (status >= 0) {
-        show(r);
-        fail_msg("the worker has ended by itself, status %d", status);
-    }
-    process_kill(&r->worker, SIGKILL);
-    char *text = workspace_get(&r->workspace, "checkpoint", "finished");
+    victim_await(&r->victim, victim_is_done);
+    process_kill(&r->victim.worker, SIGKILL);
+    char *text = workspace_get(&r->victim.workspace, "checkpoint", "finished");
     if (!strstr(text, "\"count\":1,"))
-        show(r);
+        victim_show(&r->victim);
     assert_non_null(strstr(text, "\"count\":1,"));
     free(text);
-    assert_int_equal(workspace_count(&r->workspace, "dead_letters"), 0);
+    assert_int_equal(workspace_count(&r->victim.workspace, "dead_letters"), 0);
     assert_output(r);
     assert_int_equal(function_server_keys(r->server, "small", NULL), r->n_small);
     assert_int_equal(function_server_keys(r->server, "left", NULL), ORDERS - r->n_small);
     assert_int_equal(function_server_keys(r->server, "count", NULL), 1);
     assert_int_equal(function_server_strayed_keys(r->server), 0);
-}
-
-static void kill_worker(struct run *r)
-{
-    int status;
-    if (process_ended(&r->worker, &status)) {
-        show(r);
-        fail_msg("the worker has ended by itself, status %d", status);
-    }
-    process_kill(&r->worker, SIGKILL);
-    r->killed++;
 }
 
 /* Functions that take their time, some of which report twice, under the same key. */
@@ -272,9 +188,9 @@ static void behave(struct run *r)
     for (size_t i = 0; i < 3; i++)
         function_server_behave(r->server, names[i],
                                &(struct function_behaviour){.publish = true,
-                                                            .publish_times = 1 + (unsigned)random_below(2),
-                                                            .delay_ms = (unsigned)random_below(6),
-                                                            .run_ms = (unsigned)random_below(30)});
+                                                            .publish_times = 1 + (unsigned)chance_below(2),
+                                                            .delay_ms = (unsigned)chance_below(6),
+                                                            .run_ms = (unsigned)chance_below(30)});
 }
 
 static void test_killed(void **state)
@@ -282,22 +198,16 @@ static void test_killed(void **state)
     unsigned killed = 0;
     uint64_t started = 0, keys = 0;
     (void)state;
-    for (unsigned run = 0; killed < kills_wanted; run++) {
+    for (unsigned run = 0; killed < chance_kills(); run++) {
+        unsigned left = chance_kills() - killed;
         struct run r;
         char name[32];
         snprintf(name, sizeof name, "machine%u", run);
         begin(&r, name);
         behave(&r);
-        while (r.killed < KILLS_PER_RUN && killed + r.killed < kills_wanted && !is_finished(&r)) {
-            start_worker(&r);
-            uint64_t until = clock_now_ns() + random_below(LIFE_MOST);
-            while (clock_now_ns() < until && !is_finished(&r))
-                wait_moment();
-            kill_worker(&r);
-        }
-        start_worker(&r);
+        victim_kill_often(&r.victim, left < KILLS_PER_RUN ? left : KILLS_PER_RUN, LIFE_MOST);
         finish(&r);
-        killed += r.killed;
+        killed += r.victim.killed;
         started += function_server_starts(r.server, NULL, NULL, NULL);
         keys += ORDERS + 1;
         end(&r);
@@ -313,54 +223,22 @@ static const char *const points[] = {"recovered",     "delivered",    "fire",   
                                      "commit_before", "commit_after", "handed_over", "acknowledged",
                                      "intent_start",  "intent_done"};
 
-/* One life that ends at the COUNTth time that the point is reached, if it comes to that. */
-static bool live_until(struct run *r, const char *point, unsigned count)
-{
-    int status = -1;
-    FILE *file = fopen(r->crash_file, "w");
-    assert_non_null(file);
-    fprintf(file, "%s %u\n", point, count);
-    assert_int_equal(fclose(file), 0);
-    start_worker(r);
-    WAIT_ELSE(process_ended(&r->worker, &status) ||
-                  (is_finished(r) && workspace_settled(&r->workspace, "in", r->workspace.name)),
-              show(r));
-    if (status < 0) {
-        process_kill(&r->worker, SIGKILL);
-        return false;
-    }
-    if (status != 128 + SIGKILL)
-        show(r);
-    assert_int_equal(status, 128 + SIGKILL);
-    r->killed++;
-    return true;
-}
-
 static void test_crash_points(void **state)
 {
     static const unsigned counts[] = {1, 2, 5, 17, 1};
     char program[PATH_MAX];
     (void)state;
-    if (!process_crash_program("triggerflow-worker", program)) {
-        printf("skipped: no %s (make SAN=crash)\n", program);
-        skip();
-    }
+    victim_crash_program(program);
     for (size_t p = 0; p < sizeof points / sizeof points[0]; p++) {
         struct run r;
-        unsigned reached = 0;
         char name[48];
         snprintf(name, sizeof name, "at-%s", points[p]);
         begin(&r, name);
-        memcpy(r.program, program, sizeof r.program);
+        memcpy(r.victim.program, program, sizeof program);
         function_server_behave(r.server, NULL, &(struct function_behaviour){.publish = true});
-        for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
-            reached += live_until(&r, points[p], counts[i]);
-        (void)unlink(r.crash_file);
-        start_worker(&r);
+        victim_die_at(&r.victim, points[p], counts, sizeof counts / sizeof counts[0]);
         finish(&r);
         end(&r);
-        if (!reached)
-            fail_msg("the crash point %s was never reached", points[p]);
     }
 }
 
@@ -370,21 +248,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_killed),
         cmocka_unit_test(test_crash_points),
     };
-    if (!redis_server_available()) {
-        printf("skipped: no redis-server\n");
-        return 0;
-    }
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
-    signal(SIGPIPE, SIG_IGN);
-    setvbuf(stdout, NULL, _IOLBF, 0);
-    read_settings();
-    snprintf(folder, sizeof folder, "/tmp/triggerflow-states-XXXXXX");
-    if (!mkdtemp(folder) || redis_server_run(&redis, NULL) < 0)
-        return 1;
-    int result = cmocka_run_group_tests(tests, NULL, NULL);
-    redis_server_done(&redis);
-    char line[128];
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    return system(line) == 0 ? result : 1;
+    int opened = victim_open(argc, argv, "states");
+    if (opened)
+        return opened < 0;
+    return victim_close(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 #include <curl/curl.h>
 
+#include "tests/support/chance.h"
 #include "tests/support/source_bed.h"
 #include "tests/support/source_crash.h"
 #include "tests/support/source_data.h"
@@ -231,7 +232,7 @@ static void test_away_in_the_middle(void **state)
             break;
         case 2:
             tcp_proxy_set(world.broker, TCP_PROXY_PASS);
-            tcp_proxy_truncate(world.broker, source_random(5000));
+            tcp_proxy_truncate(world.broker, chance_below(5000));
             break;
         case 3:
             tcp_proxy_set(world.broker, TCP_PROXY_HOLD);
@@ -498,7 +499,7 @@ int source_conformance(const struct source_driver *driver, int argc, char **argv
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     curl_global_init(CURL_GLOBAL_ALL);
-    source_read_settings();
+    chance_read_settings();
     int r = source_world_start(&world, driver);
     if (r == 0) {
         snprintf(name, sizeof name, "source_%s", driver->name);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "tests/support/chance.h"
 #include "tests/support/source_bed.h"
 
 #define LIFE_MOST (80 * CLOCK_MS)
@@ -16,7 +17,7 @@
 /* A random while that often is short. */
 void source_live(void)
 {
-    uint64_t until = clock_now_ns() + source_random(source_random(2) ? LIFE_MOST : LIFE_MOST / 4);
+    uint64_t until = clock_now_ns() + chance_below(chance_below(2) ? LIFE_MOST : LIFE_MOST / 4);
     while (clock_now_ns() < until)
         wait_moment();
 }
@@ -32,9 +33,9 @@ static const char *const *random_settings(void)
     static const char *const sinks[] = {"TRIGGERFLOW_SINK_MAX_SIZE=200000", "TRIGGERFLOW_SINK_MAX_SIZE=500"};
     static const char *const actions[] = {"TRIGGERFLOW_MAX_PENDING_ACTIONS=10000",
                                           "TRIGGERFLOW_MAX_PENDING_ACTIONS=50"};
-    settings[0] = intervals[source_random(3)];
-    settings[1] = sinks[source_random(2)];
-    settings[2] = actions[source_random(2)];
+    settings[0] = intervals[chance_below(3)];
+    settings[1] = sinks[chance_below(2)];
+    settings[2] = actions[chance_below(2)];
     return settings;
 }
 
@@ -42,7 +43,7 @@ static const char *const *random_settings(void)
 static void disturb(struct source_bed *bed)
 {
     struct source_world *world = bed->world;
-    switch (world->broker ? source_random(7) : 0) {
+    switch (world->broker ? chance_below(7) : 0) {
     default:
         source_bed_kill(bed, random_settings());
         break;
@@ -50,10 +51,10 @@ static void disturb(struct source_bed *bed)
         tcp_proxy_cut(world->broker);
         break;
     case 4:
-        tcp_proxy_truncate(world->broker, source_random(50000));
+        tcp_proxy_truncate(world->broker, chance_below(50000));
         break;
     case 5:
-        tcp_proxy_set(world->broker, source_random(2) ? TCP_PROXY_REFUSE : TCP_PROXY_HOLD);
+        tcp_proxy_set(world->broker, chance_below(2) ? TCP_PROXY_REFUSE : TCP_PROXY_HOLD);
         source_live();
         tcp_proxy_cut(world->broker);
         tcp_proxy_reset(world->broker);
@@ -66,8 +67,8 @@ static void disturb(struct source_bed *bed)
 
 void source_crash_random(struct source_world *world, const char *backend, unsigned share)
 {
-    unsigned kills = (source_kills() + 3) / 4 * share / 100 + 1;
-    unsigned events = (unsigned)((uint64_t)world->driver->events * source_kills() / 200) * share / 100;
+    unsigned kills = (chance_kills() + 3) / 4 * share / 100 + 1;
+    unsigned events = (unsigned)((uint64_t)world->driver->events * chance_kills() / 200) * share / 100;
     if (events < EVENTS_LEAST)
         events = EVENTS_LEAST;
     struct source_bed *bed = source_bed_new(world, backend, false);

@@ -1,10 +1,7 @@
 #include "tests/support/source_workload.h"
 
 #include <stdio.h>
-#include <stdlib.h>
-#include <sys/random.h>
 
-#include "common/clock.h"
 #include "tests/support/workspace.h"
 
 #define NEVER 1000000000
@@ -90,34 +87,4 @@ struct publication source_mixed_event(unsigned i, struct source_text *text)
 struct publication source_twin_event(unsigned i, struct source_text *text)
 {
     return source_mixed_event(i % 16 == 15 ? i - 1 : i, text);
-}
-
-/* --- settings --- */
-
-static uint64_t random_state = 1;
-static unsigned kills = 200;
-
-uint64_t source_random(uint64_t below)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (random_state >> 11) % below;
-}
-
-void source_read_settings(void)
-{
-    const char *text = getenv("TRIGGERFLOW_SEED");
-    if (!text || !*text || !(random_state = strtoull(text, NULL, 0)))
-        if (getrandom(&random_state, sizeof random_state, 0) != sizeof random_state || !random_state)
-            random_state = clock_now_ns() | 1;
-    text = getenv("TRIGGERFLOW_KILLS");
-    if (text && *text)
-        kills = (unsigned)strtoul(text, NULL, 10);
-    printf("TRIGGERFLOW_SEED=%llu TRIGGERFLOW_KILLS=%u\n", (unsigned long long)random_state, kills);
-}
-
-unsigned source_kills(void)
-{
-    return kills;
 }

@@ -1,8 +1,6 @@
-/* The workload of the conformance test: its triggers, its events, and its choices. Thread: any for the
- * events, else main. */
+/* The workload of the conformance test: its triggers and its events. Thread: any for the events, else
+ * main. */
 #pragma once
-
-#include <stdint.h>
 
 #include "tests/support/reference.h"
 #include "tests/support/workspace.h"
@@ -31,8 +29,3 @@ struct publication source_unwanted_event(unsigned i, struct source_text *text); 
 struct publication source_mixed_event(unsigned i, struct source_text *text);    /* any but the last */
 
 struct publication source_twin_event(unsigned i, struct source_text *text); /* the same, some twice */
-
-uint64_t source_random(uint64_t below);
-/* From TRIGGERFLOW_SEED and TRIGGERFLOW_KILLS (200). */
-void source_read_settings(void);
-unsigned source_kills(void);
