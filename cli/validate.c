@@ -97,6 +97,16 @@ static const char *const actions[] = {"PASS",
 static const char *const classes[] = {"HTTPEventSource",     "RedisEventSource", "KafkaEventSource",
                                       "RabbitMQEventSource", "SQSEventSource",   NULL};
 
+static void add_unknown(struct findings *findings, const char *where, const char *what, const char *name,
+                        const char *const *names)
+{
+    BUFFER_AUTO known = BUFFER_INIT;
+    for (size_t i = 0; names[i]; i++)
+        buffer_printf(&known, "%s%s", i ? ", " : "", names[i]);
+    findings_add(findings, FINDING_ERROR, where, "unknown %s %.*s: there are %s", what, SHOWN_MAX, name,
+                 buffer_text(&known));
+}
+
 /* ---- Structure ---- */
 
 static void check_sources(const struct manifest *m, struct findings *findings)
@@ -113,8 +123,7 @@ static void check_sources(const struct manifest *m, struct findings *findings)
         char where[SHOWN_MAX + 20];
         snprintf(where, sizeof where, "event source %.*s", SHOWN_MAX, name);
         if (!listed(classes, class))
-            findings_add(findings, FINDING_ERROR, where, "unknown class %.*s: there are %s, %s, %s, %s, %s",
-                         SHOWN_MAX, class, classes[0], classes[1], classes[2], classes[3], classes[4]);
+            add_unknown(findings, where, "class", class, classes);
         for (size_t k = 0; k < i; k++)
             if (strcmp(output_text(json_object_array_get_idx(m->event_sources, k), "name"), name) == 0) {
                 findings_add(findings, FINDING_ERROR, where, "the name is given twice");
@@ -142,7 +151,7 @@ static void check_condition(struct json_object *trigger, const char *where, stru
 {
     const char *name = output_text(output_member(trigger, "condition"), "name");
     if (!listed(conditions, name))
-        findings_add(findings, FINDING_ERROR, where, "unknown condition %.*s", SHOWN_MAX, name);
+        add_unknown(findings, where, "condition", name, conditions);
     else if (strcmp(name, "JOIN") == 0)
         check_limit(trigger, where, "join", true, findings);
     else if (strcmp(name, "FUNCTION_JOIN") == 0)
@@ -183,7 +192,7 @@ static void check_action(const struct manifest *m, struct json_object *trigger, 
     struct json_object *action = output_member(trigger, "action");
     const char *name = output_text(action, "name");
     if (!listed(actions, name))
-        findings_add(findings, FINDING_ERROR, where, "unknown action %.*s", SHOWN_MAX, name);
+        add_unknown(findings, where, "action", name, actions);
     else if (strcmp(name, "EMIT") == 0)
         check_emit(m, action, where, findings);
 }
