@@ -44,10 +44,9 @@ struct kafka_sink {
     bool creating;
     bool broken; /* a fatal error: it needs another producer */
     bool warned;
-    uint64_t alone_ns;      /* until then, each event is sent by itself */
-    struct intent *lone;    /* the one that is on its way so */
-    struct intent *waiting; /* for room in librdkafka's queue */
-    struct intent **waiting_end;
+    uint64_t alone_ns;           /* until then, each event is sent by itself */
+    struct intent *lone;         /* the one that is on its way so */
+    struct intent_queue waiting; /* for room in librdkafka's queue */
     struct buffer body;
 };
 
@@ -198,11 +197,10 @@ static struct cloudevent_span partition_key(const struct cloudevent *event)
 static int read_event(const struct intent *intent, struct buffer *scratch, struct cloudevent *event,
                       struct error *err)
 {
-    struct json_value body;
     struct json_value json;
     size_t len;
-    if (!intent_body(intent, &body) || !json_member(&body, "event", &json))
-        return error_set(err, ERROR_INVALID, "the stored intent has no event");
+    if (intent_event(intent, &json, err) < 0)
+        return -1;
     const char *raw = json_raw(&json, &len);
     return cloudevent_parse(event, raw, len, scratch, err);
 }
@@ -252,17 +250,10 @@ static bool may_send(const struct kafka_sink *s)
 
 static void pump(struct kafka_sink *s)
 {
-    while (s->waiting && may_send(s)) {
-        struct intent *intent = s->waiting;
-        struct intent *next = intent->wait_next;
-        s->waiting = next;
-        if (!next)
-            s->waiting_end = &s->waiting;
+    while (s->waiting.head && may_send(s)) {
+        struct intent *intent = intent_queue_take(&s->waiting);
         if (!send_intent(s, intent)) {
-            intent->wait_next = s->waiting;
-            s->waiting = intent;
-            if (!next)
-                s->waiting_end = &intent->wait_next;
+            intent_queue_put_back(&s->waiting, intent);
             return;
         }
     }
@@ -346,13 +337,11 @@ static void on_event(void *data, uint32_t events)
 static void give_back(struct kafka_sink *s)
 {
     struct error err;
-    while (s->waiting) {
-        struct intent *intent = s->waiting;
-        s->waiting = intent->wait_next;
+    struct intent *intent;
+    while ((intent = intent_queue_take(&s->waiting))) {
         error_set(&err, ERROR_UNAVAILABLE, "was changed or removed");
         finish(s, intent, EXECUTOR_RETRY, &err);
     }
-    s->waiting_end = &s->waiting;
 }
 
 static void destroy(struct kafka_sink *s)
@@ -375,7 +364,7 @@ int kafka_sink_open(struct executor *executor, const char *name, const struct js
         return error_set(err, ERROR_MEMORY, "out of memory");
     s->base.type = &source_kafka;
     s->executor = executor;
-    s->waiting_end = &s->waiting;
+    intent_queue_init(&s->waiting);
     s->name = strdup(name);
     s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int r = 0;
@@ -395,9 +384,7 @@ int kafka_sink_open(struct executor *executor, const char *name, const struct js
 void kafka_sink_publish(struct sink *sink, struct intent *intent)
 {
     struct kafka_sink *s = (struct kafka_sink *)sink;
-    intent->wait_next = NULL;
-    *s->waiting_end = intent;
-    s->waiting_end = &intent->wait_next;
+    intent_queue_append(&s->waiting, intent);
     pump(s);
 }
 
