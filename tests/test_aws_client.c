@@ -3,6 +3,7 @@
 #include "common/aws_client.h"
 
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,6 +37,9 @@ static struct {
     int asked, credentials;
 } sent;
 
+/* A request that was cancelled may still be served when the next test begins. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
 static struct fake_http *server;
 static struct fetch_pool *pool;
 static struct aws_client *client;
@@ -54,9 +58,8 @@ static void copy(char *to, size_t size, const char *text)
     snprintf(to, size, "%s", text ? text : "");
 }
 
-static bool serve(void *data, const struct fake_request *r, struct fake_answer *answer)
+static void answer_request(const struct fake_request *r, struct fake_answer *answer)
 {
-    (void)data;
     if (!strcmp(r->path, "/credentials")) {
         answer->status = 200;
         sent.credentials++;
@@ -64,7 +67,7 @@ static bool serve(void *data, const struct fake_request *r, struct fake_answer *
                       "{\"AccessKeyId\":\"AKID%d\",\"SecretAccessKey\":\"" SECRET "\",\"Token\":\"" TOKEN
                       "\",\"Expiration\":\"2100-01-01T00:00:00Z\"}",
                       sent.credentials);
-        return true;
+        return;
     }
     sent.asked++;
     copy(sent.path, sizeof sent.path, r->path);
@@ -80,6 +83,14 @@ static bool serve(void *data, const struct fake_request *r, struct fake_answer *
         answer->headers[service.header[0] ? 1 : 0][0] = "Date";
         answer->headers[service.header[0] ? 1 : 0][1] = service.date;
     }
+}
+
+static bool serve(void *data, const struct fake_request *r, struct fake_answer *answer)
+{
+    (void)data;
+    pthread_mutex_lock(&lock);
+    answer_request(r, answer);
+    pthread_mutex_unlock(&lock);
     return true;
 }
 
@@ -109,10 +120,12 @@ static int set_up(void **state)
 {
     static const struct sigv4_credentials given = {"AKID", SECRET, TOKEN};
     (void)state;
+    pthread_mutex_lock(&lock);
     memset(&service, 0, sizeof service);
     memset(&sent, 0, sizeof sent);
     service.status = 200;
     service.body = "{}";
+    pthread_mutex_unlock(&lock);
     if (fetch_pool_new(4, &pool, NULL) < 0)
         return -1;
     make_client(&given);
