@@ -59,7 +59,7 @@ static void test_examples(void **state)
     while ((entry = readdir(examples))) {
         snprintf(folder, sizeof folder, "examples/%s", entry->d_name);
         snprintf(path, sizeof path, "%s/expected.txt", folder);
-        if (access(path, R_OK))
+        if (access(path, R_OK) || !strcmp(entry->d_name, "container")) /* which test_docker runs */
             continue;
         run_example(folder, program);
         n++;
