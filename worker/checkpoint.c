@@ -45,6 +45,11 @@ void checkpoint_intent_waits(struct checkpoint *checkpoint)
     doorbell_ring(&checkpoint->bell);
 }
 
+void checkpoint_urge(struct checkpoint *checkpoint)
+{
+    checkpoint_intent_waits(checkpoint);
+}
+
 void checkpoint_cut_done(struct checkpoint *checkpoint)
 {
     if (atomic_fetch_sub(&checkpoint->cuts_left, 1) == 1)

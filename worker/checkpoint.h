@@ -53,6 +53,8 @@ int checkpoint_reload_wait(struct checkpoint *checkpoint, const struct source *s
 void checkpoint_interrupt(struct checkpoint *checkpoint);
 /* An intent waits for its commit: the next epoch is due at once. Thread: shard. */
 void checkpoint_intent_waits(struct checkpoint *checkpoint);
+/* The next epoch is due at once for another reason. Thread: any. */
+void checkpoint_urge(struct checkpoint *checkpoint);
 /* This shard has cut. Thread: shard. */
 void checkpoint_cut_done(struct checkpoint *checkpoint);
 /* Takes an intent that is finished or given up. Thread: executor. */

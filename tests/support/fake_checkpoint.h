@@ -164,6 +164,11 @@ void checkpoint_intent_waits(struct checkpoint *checkpoint)
     fake_checkpoint_count(&fake_checkpoint.intents);
 }
 
+void checkpoint_urge(struct checkpoint *checkpoint)
+{
+    (void)checkpoint;
+}
+
 void checkpoint_cut_done(struct checkpoint *checkpoint)
 {
     (void)checkpoint;

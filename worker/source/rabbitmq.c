@@ -84,6 +84,7 @@ struct rabbitmq_source {
     struct consumed *consumed;
     uint64_t connection; /* the present one; counts up */
     uint64_t tag;        /* of the last message that was delivered on it */
+    uint64_t urged;      /* the same when a checkpoint was last asked for */
     bool known;          /* the queue was there before */
     /* Thread: checkpoint */
     struct reached cut; /* at the last barrier */
@@ -365,7 +366,7 @@ static void begin_connection(struct source *source)
     struct rabbitmq_source *s = state_of(source);
     pthread_mutex_lock(&source->emit);
     s->connection++;
-    s->tag = 0;
+    s->tag = s->urged = 0;
     s->known = true;
     consumed_rewind(s->consumed);
     s->lost_epoch = source->filling_epoch;
@@ -455,6 +456,17 @@ static int deliver(struct source *source, const uint64_t at[2])
     return source_deliver(source, &event, at, event.attribute[CE_KEY].len > 0);
 }
 
+/* The broker sends no more than it has unacknowledged: at half of that a checkpoint is due, whatever its
+ * interval, so that acknowledgements come before the rest is used up. */
+static void urge_checkpoint(struct source *source)
+{
+    struct rabbitmq_source *s = state_of(source);
+    if (source->worker->unsure_ns || s->tag - s->urged < prefetch(source) / 2)
+        return;
+    s->urged = s->tag;
+    checkpoint_urge(source->worker->checkpoint);
+}
+
 /* Where the head of the queue ends: the messages that were handed out before come before all others. */
 static void look_for_head(struct rabbitmq_source *s, const amqp_basic_deliver_t *d)
 {
@@ -485,6 +497,7 @@ static int consume(struct source *source, struct error *err)
     look_for_head(s, d);
     s->tag = d->delivery_tag;
     s->in_hand = false;
+    urge_checkpoint(source);
     arena_add(&source->stats->bytes, s->message.body_size);
     return 0;
 }
