@@ -219,4 +219,6 @@ help:
 	@echo 'make clean       removes build/'
 	@echo 'Variables: SAN=asan|tsan|crash (another build), WERROR=1, V=1 (shows commands), CFLAGS, LDFLAGS'
 
--include $(shell find build -name '*.d' -type f 2>/dev/null)
+# Only of this build: another may be writing its own.
+-include $(shell find $(BUILD) $(if $(SAN),,\( -path build/asan -o -path build/tsan -o -path build/crash -o -path build/lint \
+    -o -path build/fuzz \) -prune -o) -name '*.d' -type f -print 2>/dev/null)
