@@ -221,10 +221,11 @@ static void announce(struct outbox *o, struct intent *const *lists, size_t n_lis
     reach = reach > o->allowed ? reach : o->allowed;
     o->allowed = reach < waiting ? reach : waiting;
     o->allowed_new = reach - o->allowed;
-    if (reach)
-        store_announced(
-            o, o->allowed_new ? nth(lists, n_lists, o->allowed_new)->field : o->fields[o->first + reach - 1],
-            out);
+    const struct intent *last = o->allowed_new ? nth(lists, n_lists, o->allowed_new) : NULL;
+    if (last)
+        store_announced(o, last->field, out);
+    else if (o->allowed)
+        store_announced(o, o->fields[o->first + o->allowed - 1], out);
 }
 
 void outbox_collect(struct outbox *outbox, struct intent *const *lists, size_t n_lists, struct changes *out)
