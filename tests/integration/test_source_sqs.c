@@ -129,6 +129,10 @@ static void test_late_deletions(void **state)
 static void test_endless_backlog(void **state)
 {
     struct worker_bed *bed = *state;
+    if (getenv("TEST_REPORTS")) {
+        puts("skipped: under a sanitizer we are too slow to keep the queue from being empty");
+        skip();
+    }
     source(bed, "sqs", fake_sqs_port(queue), "events", ",\"visibility_timeout\":1");
     fake_sqs_set(queue, &(struct fake_sqs_faults){.lose_receipts = 1000000});
     put(0, 50);
@@ -360,7 +364,7 @@ static void test_fifo(void **state)
         sqs_server_create(&moto, "in.fifo", "\"FifoQueue\":\"true\",\"VisibilityTimeout\":\"30\"", NULL), 0);
     struct worker_bed *bed = worker_bed_new(&redis);
     assert_int_equal(workspace_delete_source(&bed->workspace, "in"), 0);
-    source(bed, "sqs", moto.port, "in.fifo", ",\"visibility_timeout\":1");
+    source(bed, "sqs", moto.port, "in.fifo", ",\"visibility_timeout\":5");
     worker_bed_trigger(bed, "emit", "TRUE", "{}",
                        "{\"name\":\"EMIT\",\"event_source\":\"out\",\"event\":{\"type\":\"sent\"}}", "t",
                        "*");
