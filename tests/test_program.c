@@ -312,8 +312,11 @@ static bool gone(int fd)
 /* The runner is of the same user here, and so the program can kill it. It does not survive that. */
 static void test_runner_killed(void **state)
 {
-    struct run *r = run_new();
     (void)state;
+    char folder[] = "/tmp/triggerflow-program-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    setenv("TMPDIR", folder, 1);
+    struct run *r = run_new();
     char path[] = "/tmp/triggerflow-killed-XXXXXX";
     char script[160];
     int fd = mkstemp(path);
@@ -324,6 +327,8 @@ static void test_runner_killed(void **state)
     assert_int_equal(r->report.fate, PROGRAM_UNAVAILABLE);
     assert_string_equal(r->report.message, "the process that looks after it has died");
     WAIT(gone(fd));
+    WAIT(rmdir(folder) == 0); /* nothing is left in it */
+    unsetenv("TMPDIR");
     close(fd);
     unlink(path);
     run_free(r);

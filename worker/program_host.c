@@ -41,8 +41,13 @@ static bool receive(int fds[ORDER_FDS], unsigned *ret_n)
 
 /* --- runners --- */
 
+struct runner {
+    pid_t pid; /* 0: it has ended, and its folder may be left */
+    char *directory;
+};
+
 static struct {
-    pid_t *pids;
+    struct runner *list;
     size_t n;
     size_t cap;
 } runners;
@@ -50,7 +55,7 @@ static struct {
 static bool is_runner(pid_t pid)
 {
     for (size_t i = 0; i < runners.n; i++)
-        if (runners.pids[i] == pid)
+        if (runners.list[i].pid == pid)
             return true;
     return false;
 }
@@ -60,12 +65,26 @@ static bool make_room(void)
     if (runners.n < runners.cap)
         return true;
     size_t cap = runners.cap ? runners.cap * 2 : 16;
-    pid_t *grown = realloc(runners.pids, cap * sizeof *grown);
+    struct runner *grown = realloc(runners.list, cap * sizeof *grown);
     if (!grown)
         return false;
-    runners.pids = grown;
+    runners.list = grown;
     runners.cap = cap;
     return true;
+}
+
+/* Removes what is left of those that have ended: a runner that was killed has not done so. */
+static void clear_ended(void)
+{
+    for (size_t i = 0; i < runners.n;) {
+        if (runners.list[i].pid) {
+            i++;
+            continue;
+        }
+        program_directory_remove(runners.list[i].directory);
+        free(runners.list[i].directory);
+        runners.list[i] = runners.list[--runners.n];
+    }
 }
 
 static bool kill_orphan(pid_t pid, void *data)
@@ -86,24 +105,29 @@ static bool reap(void)
     bool found = false;
     while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
         for (size_t i = 0; i < runners.n; i++)
-            if (runners.pids[i] == pid)
-                runners.pids[i] = runners.pids[--runners.n];
+            if (runners.list[i].pid == pid)
+                runners.list[i].pid = 0;
     program_each_child("self", kill_orphan, &found);
+    if (!found) /* else something may still use a folder */
+        clear_ended();
     return found;
 }
 
 static void start_runner(const struct config *config, const int fds[ORDER_FDS])
 {
-    pid_t pid = make_room() ? fork() : -1;
+    char *directory = make_room() ? program_directory_name() : NULL;
+    pid_t pid = directory ? fork() : -1;
     if (pid == 0) {
         sigset_t none;
         close(SOCKET_FD);
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
-        program_runner(config, fds[0], fds[1], fds[2]);
+        program_runner(config, fds[0], fds[1], fds[2], directory);
     }
     if (pid > 0)
-        runners.pids[runners.n++] = pid;
+        runners.list[runners.n++] = (struct runner){pid, directory};
+    else
+        free(directory);
 }
 
 static _Noreturn void serve(const struct config *config, int signals)

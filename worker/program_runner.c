@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -200,12 +201,21 @@ static void claim_uid(struct runner *r)
 
 /* --- its folder --- */
 
-static void make_directory(struct runner *r)
+char *program_directory_name(void)
 {
     const char *base = getenv("TMPDIR");
-    snprintf(r->directory, sizeof r->directory, "%s/triggerflow-exec-XXXXXX",
-             base && *base == '/' ? base : "/tmp");
-    if (!mkdtemp(r->directory)) {
+    uint64_t random[2];
+    char *path = NULL;
+    if (getrandom(random, sizeof random, 0) != sizeof random ||
+        asprintf(&path, "%s/triggerflow-exec-%016llx%016llx", base && *base == '/' ? base : "/tmp",
+                 (unsigned long long)random[0], (unsigned long long)random[1]) < 0)
+        return NULL;
+    return path;
+}
+
+static void make_directory(struct runner *r)
+{
+    if (mkdir(r->directory, 0700) < 0) {
         int failed = errno;
         r->directory[0] = '\0';
         give_up_errno(r, PROGRAM_UNAVAILABLE, "a temporary folder", failed);
@@ -224,9 +234,9 @@ static int remove_entry(const char *path, const struct stat *status, int kind, s
     return 0;
 }
 
-static void remove_directory(const struct runner *r)
+void program_directory_remove(const char *path)
 {
-    nftw(r->directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
 
 /* --- the start: in the program's process --- */
@@ -537,7 +547,8 @@ static void report(struct runner *r)
         send_all(r->control, r->errors.data, r->errors.len);
 }
 
-_Noreturn void program_runner(const struct config *config, int control, int order, int input)
+_Noreturn void program_runner(const struct config *config, int control, int order, int input,
+                              const char *directory)
 {
     struct runner r = {
         .config = config, .control = control, .input = input, .output.fd = -1, .errors.fd = -1};
@@ -547,6 +558,7 @@ _Noreturn void program_runner(const struct config *config, int control, int orde
     read_order(&r, order);
     check_path(&r);
     claim_uid(&r);
+    snprintf(r.directory, sizeof r.directory, "%s", directory);
     make_directory(&r);
     start(&r);
     watch(&r);
@@ -556,12 +568,12 @@ _Noreturn void program_runner(const struct config *config, int control, int orde
     while (r.errors.fd >= 0 && take_output(&r.errors, r.order.output_max))
         continue;
     if (clean)
-        remove_directory(&r);
+        program_directory_remove(r.directory);
     report(&r);
     close(r.control);
     if (!clean) {
         kill_rest(&r, UINT64_MAX);
-        remove_directory(&r);
+        program_directory_remove(r.directory);
     }
     _exit(0);
 }
