@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "common/clock.h"
+
 struct fake_http {
     struct MHD_Daemon *daemon;
     fake_handler handler;
@@ -18,6 +20,7 @@ struct fake_http {
 struct pending {
     struct buffer body;
     unsigned times;
+    uint64_t since_ns;
 };
 
 static enum MHD_Result answer_with(struct MHD_Connection *connection, struct fake_answer *answer)
@@ -43,6 +46,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
     if (!p) {
         p = calloc(1, sizeof *p);
         *state = p;
+        if (p)
+            p->since_ns = clock_now_ns();
         return p ? MHD_YES : MHD_NO;
     }
     if (*size) {
@@ -55,6 +60,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
                                    .body = buffer_text(&p->body),
                                    .len = p->body.len,
                                    .times = p->times++,
+                                   .since_ns = p->since_ns,
                                    .connection = connection};
     struct fake_answer answer = {.body = BUFFER_INIT};
     MHD_suspend_connection(connection); /* before the handler: a resume may come at once */

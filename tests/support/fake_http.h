@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/buffer.h"
 
@@ -15,7 +16,8 @@ struct fake_request {
     const char *path;
     const char *body; /* NUL-terminated behind len */
     size_t len;
-    unsigned times; /* it was put off so often */
+    unsigned times;    /* it was put off so often */
+    uint64_t since_ns; /* when it came (clock_now_ns) */
     struct MHD_Connection *connection;
 };
 

@@ -195,9 +195,11 @@ static uint64_t number(const struct json_value *object, const char *name, uint64
 
 static bool hang(struct fake_sqs *f, const struct fake_request *r, uint64_t wait_s)
 {
-    if (r->times || !wait_s || f->stopping || f->n_waiting == WAITING_MOST)
+    uint64_t until_ns =
+        r->since_ns + wait_s * CLOCK_S; /* also when another was quicker to take what woke it */
+    if (f->stopping || clock_now_ns() >= until_ns || f->n_waiting == WAITING_MOST)
         return false;
-    f->waiting[f->n_waiting++] = (struct waiting){r->connection, clock_now_ns() + wait_s * CLOCK_S};
+    f->waiting[f->n_waiting++] = (struct waiting){r->connection, until_ns};
     if (f->n_waiting > f->counts.receiving_most)
         f->counts.receiving_most = f->n_waiting;
     pthread_cond_signal(&f->changed);
