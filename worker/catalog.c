@@ -55,11 +55,29 @@ static void forget_fired(struct catalog *c)
     hash_done(&c->fired);
 }
 
+static void free_retired(struct catalog *catalog)
+{
+    for (size_t i = 0; i < catalog->n_retired; i++) {
+        struct trigger *t = catalog->retired[i];
+        const struct trigger *other = hash_get(&catalog->triggers, t->id, t->id_len);
+        if (!atomic_load_explicit(&t->gone, memory_order_relaxed))
+            waiting_abandon(t->waiting, t->id, t->identity, other && !strcmp(other->identity, t->identity),
+                            "the trigger was removed or replaced", catalog->changes);
+        trigger_free(t);
+    }
+    catalog->n_retired = 0;
+    while (catalog->old_routers) {
+        struct router *old = catalog->old_routers;
+        catalog->old_routers = old->older;
+        router_free(old);
+    }
+}
+
 void catalog_done(struct catalog *catalog)
 {
     size_t cursor = 0;
     struct hash_entry *e;
-    catalog_retire(catalog);
+    free_retired(catalog);
     while ((e = hash_next(&catalog->triggers, &cursor)))
         trigger_free(e->value);
     hash_done(&catalog->triggers);
@@ -286,8 +304,13 @@ static int add_fresh(struct catalog *c, struct error *err)
     for (size_t i = 0; i < c->n_fresh; i++) {
         struct trigger *t = c->fresh[i];
         void *old = NULL;
-        if (hash_put(&c->triggers, t->id, t->id_len, t, &old) < 0)
-            return error_set(err, ERROR_MEMORY, "out of memory for %zu triggers", c->n_fresh);
+        if (hash_put(&c->triggers, t->id, t->id_len, t, &old) < 0) {
+            error_set(err, ERROR_MEMORY, "out of memory for %zu triggers", c->n_fresh);
+            while (i < c->n_fresh) /* they are read again */
+                trigger_free(c->fresh[i++]);
+            c->n_fresh = 0;
+            return -1;
+        }
         struct trigger *before = old;
         if (before &&
             before->reload_mark == c->mark) { /* a scan may report a field twice: the first one holds */
@@ -316,7 +339,12 @@ static int publish_router(struct catalog *c, struct error *err)
     free(all);
     if (r < 0)
         return -1;
-    c->old_router = atomic_exchange_explicit(&c->worker->router, router, memory_order_acq_rel);
+    struct router *old = atomic_exchange_explicit(&c->worker->router, router, memory_order_acq_rel);
+    if (old) { /* there may be another already, when no barrier came between */
+        old->older = c->old_routers;
+        c->old_routers = old;
+    }
+    c->stale = false;
     return 0;
 }
 
@@ -346,19 +374,19 @@ int catalog_load_triggers(struct catalog *catalog, struct storage *storage, stru
         catalog->n_fresh = 0;
         return -1;
     }
-    bool changed = catalog->n_fresh > 0;
+    catalog->stale |= catalog->n_fresh > 0;
     if (add_fresh(catalog, err) < 0)
         return -1;
-    changed |= sweep(catalog, false) > 0;
+    catalog->stale |= sweep(catalog, false) > 0;
     report_triggers(catalog);
     if (!catalog->recovered) {
         abandon_waiting(catalog);
         forget_fired(catalog);
         hash_init(&catalog->fired);
         catalog->recovered = true;
-        changed = true;
+        catalog->stale = true;
     }
-    if (!changed)
+    if (!catalog->stale)
         return 0;
     return publish_router(catalog, err) < 0 ? -1 : 1;
 }
@@ -367,23 +395,15 @@ int catalog_drop_gone(struct catalog *catalog, struct error *err)
 {
     if (!sweep(catalog, true))
         return 0;
+    catalog->stale = true;
     arena_set(&catalog->worker->arena->worker.triggers, catalog->triggers.count);
     return publish_router(catalog, err) < 0 ? -1 : 1;
 }
 
 void catalog_retire(struct catalog *catalog)
 {
-    for (size_t i = 0; i < catalog->n_retired; i++) {
-        struct trigger *t = catalog->retired[i];
-        const struct trigger *other = hash_get(&catalog->triggers, t->id, t->id_len);
-        if (!atomic_load_explicit(&t->gone, memory_order_relaxed))
-            waiting_abandon(t->waiting, t->id, t->identity, other && !strcmp(other->identity, t->identity),
-                            "the trigger was removed or replaced", catalog->changes);
-        trigger_free(t);
-    }
-    catalog->n_retired = 0;
-    router_free(catalog->old_router);
-    catalog->old_router = NULL;
+    if (!catalog->stale) /* else the published router still names them */
+        free_retired(catalog);
 }
 
 /* --- event sources --- */

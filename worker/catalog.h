@@ -36,7 +36,8 @@ struct catalog {
     struct trigger **retired;
     size_t n_retired;
     size_t retired_cap;
-    struct router *old_router;
+    struct router *old_routers; /* by `older` */
+    bool stale; /* the published router is not over these triggers: making another one has failed */
     struct changes *changes; /* the checkpoint's own, for fields of removed triggers */
 };
 

@@ -30,6 +30,7 @@ struct router {
     bool any_type; /* there are routes with "*" as type; likewise below */
     bool any_subject;
     bool any_both;
+    struct router *older; /* of those that wait to be freed: the one before. Thread: checkpoint */
 };
 
 /* Builds a table over n triggers. Borrows the triggers. Errors: ERROR_MEMORY. */
