@@ -754,6 +754,28 @@ static void test_reload_signal(void **state)
     assert_int_equal(worker_bed_end(bed), 0);
 }
 
+/* Triggers come so fast that there are several tables of them between two checkpoints. (What is not freed
+ * then is found by AddressSanitizer.) */
+static void test_triggers_between_checkpoints(void **state)
+{
+    struct worker_bed *bed = *state;
+    char name[16];
+    worker_bed_start(bed, NULL, NULL, "TRIGGERFLOW_CHECKPOINT_INTERVAL=10s");
+    AWAIT_BED(bed, worker_bed_running(bed));
+    for (int i = 0; i < 10; i++) {
+        snprintf(name, sizeof name, "t%d", i);
+        worker_bed_trigger(bed, name, "COUNTER_THRESHOLD", "{\"threshold\":1000,\"counter\":0}",
+                           "{\"name\":\"PASS\"}", name, "s");
+        for (int moment = 0; moment < 20; moment++)
+            wait_moment();
+    }
+    worker_bed_publish(bed, "t9", "s", 3);
+    worker_bed_stop(bed);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_counter(bed, "t9") == 3);
+    worker_bed_stop(bed);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(int argc, char **argv)
@@ -794,6 +816,7 @@ int main(int argc, char **argv)
         TEST(test_pending_actions),
         TEST(test_usage),
         TEST(test_reload_signal),
+        TEST(test_triggers_between_checkpoints),
     };
     if (!redis_server_available()) {
         printf("skipped: no redis-server\n");
