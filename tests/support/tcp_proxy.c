@@ -263,14 +263,16 @@ static void wake(struct tcp_proxy *p)
     (void)!write(p->wake_fd, &one, sizeof one);
 }
 
-/* Ends what pthread_mutex_lock(&p->lock) and some setting has begun. */
-static void carry_out(struct tcp_proxy *p)
+/* Ends what pthread_mutex_lock(&p->lock) and some setting has begun. Returns how many pairs were cut. */
+static unsigned carry_out(struct tcp_proxy *p)
 {
     uint64_t mine = ++p->asked;
     wake(p);
     while (p->seen < mine)
         pthread_cond_wait(&p->turned, &p->lock);
+    unsigned n_cut = p->n_cut;
     pthread_mutex_unlock(&p->lock);
+    return n_cut;
 }
 
 /* Only a port that was asked for by its number stays a socket's when it stops listening. */
@@ -351,8 +353,7 @@ unsigned tcp_proxy_cut(struct tcp_proxy *proxy)
     pthread_mutex_lock(&proxy->lock);
     proxy->cut = true;
     proxy->n_cut = 0;
-    carry_out(proxy);
-    return proxy->n_cut;
+    return carry_out(proxy);
 }
 
 void tcp_proxy_delay(struct tcp_proxy *proxy, uint64_t delay_ns)
