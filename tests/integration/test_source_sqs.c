@@ -311,21 +311,27 @@ static void test_publish_refused(void **state)
     finish(bed, 10);
 }
 
-/* --- FIFO queues of moto --- */
+/* --- FIFO queues --- */
 
-static void send_fifo(struct sqs_server *moto, unsigned from, unsigned n)
+static int fifo_event(unsigned i, char group[8], char body[160])
 {
-    for (unsigned i = from; i < from + n; i++) {
-        char body[160], group[8], key[16];
-        snprintf(group, sizeof group, "g%u", i % 3);
-        snprintf(key, sizeof key, "%u", i);
-        snprintf(body, sizeof body,
-                 "{\"specversion\":\"1.0\",\"id\":\"%u\",\"source\":\"urn:test\",\"type\":\"t\",\"subject\":"
-                 "\"%s\","
-                 "\"data\":%u}",
-                 i, group, i);
-        assert_int_equal(sqs_server_send(moto, "in.fifo", body, group, key), 0);
-    }
+    snprintf(group, 8, "g%u", i % 3);
+    return snprintf(body, 160,
+                    "{\"specversion\":\"1.0\",\"id\":\"%u\",\"source\":\"urn:test\",\"type\":\"t\","
+                    "\"subject\":\"%s\",\"data\":%u}",
+                    i, group, i);
+}
+
+/* A trigger that publishes what comes from the FIFO queue. */
+static struct worker_bed *fifo_bed(int port, const char *more)
+{
+    struct worker_bed *bed = worker_bed_new(&redis);
+    assert_int_equal(workspace_delete_source(&bed->workspace, "in"), 0);
+    source(bed, "sqs", port, "in.fifo", more);
+    worker_bed_trigger(bed, "emit", "TRUE", "{}",
+                       "{\"name\":\"EMIT\",\"event_source\":\"out\",\"event\":{\"type\":\"sent\"}}", "t",
+                       "*");
+    return bed;
 }
 
 /* Whether all of n have come, each group's in their order; what a killed worker has published may come again.
@@ -346,6 +352,36 @@ static bool in_order(const struct worker_bed *bed, unsigned n)
     return found == n;
 }
 
+static void put_fifo(unsigned from, unsigned n)
+{
+    char body[160], group[8];
+    for (unsigned i = from; i < from + n; i++) {
+        int len = fifo_event(i, group, body);
+        fake_sqs_put(queue, body, (size_t)len, group);
+    }
+}
+
+static void test_fifo_killed(void **state)
+{
+    fake_sqs_stop(queue);
+    queue = fake_sqs_start(true, 30);
+    assert_non_null(queue);
+    worker_bed_free(*state);
+    struct worker_bed *bed = *state = fifo_bed(fake_sqs_port(queue), "");
+    for (unsigned round = 0; round < 4; round++) {
+        put_fifo(round * 15, 15);
+        worker_bed_up(bed);
+        AWAIT_BED(bed, worker_bed_entry(bed, "out", round * 15 + 3, "id")[0]);
+        process_kill(&bed->worker, SIGKILL);
+        fake_sqs_expire(queue);
+    }
+    worker_bed_up(bed);
+    AWAIT_BED(bed, fake_sqs_left(queue) == 0);
+    AWAIT_BED(bed, workspace_count(&bed->workspace, "outbox") == 0);
+    worker_bed_stop(bed);
+    assert_true(in_order(bed, 60));
+}
+
 static void test_fifo(void **state)
 {
     static struct sqs_server moto;
@@ -357,20 +393,16 @@ static void test_fifo(void **state)
     }
     assert_int_equal(sqs_server_run(&moto, SQS_SERVER_MOTO), 0);
     assert_int_equal(
-        sqs_server_create(&moto, "in.fifo", "\"FifoQueue\":\"true\",\"VisibilityTimeout\":\"30\"", NULL), 0);
-    struct worker_bed *bed = worker_bed_new(&redis);
-    assert_int_equal(workspace_delete_source(&bed->workspace, "in"), 0);
-    source(bed, "sqs", moto.port, "in.fifo", ",\"visibility_timeout\":2");
-    worker_bed_trigger(bed, "emit", "TRUE", "{}",
-                       "{\"name\":\"EMIT\",\"event_source\":\"out\",\"event\":{\"type\":\"sent\"}}", "t",
-                       "*");
-    send_fifo(&moto, 0, 30);
-    worker_bed_up(bed);
-    AWAIT_BED(bed, worker_bed_entry(bed, "out", 5, "id")[0]);
-    process_kill(&bed->worker, SIGKILL);
-    send_fifo(&moto, 30, 15);
-    /* SQS gives nothing of a group of which something is in flight; moto does, once another was deleted. */
-    AWAIT_BED(bed, sqs_server_in_flight(&moto, "in.fifo") == 0);
+        sqs_server_create(&moto, "in.fifo", "\"FifoQueue\":\"true\",\"VisibilityTimeout\":\"60\"", NULL), 0);
+    for (unsigned i = 0; i < 45; i++) {
+        char body[160], group[8], key[16];
+        fifo_event(i, group, body);
+        snprintf(key, sizeof key, "%u", i);
+        assert_int_equal(sqs_server_send(&moto, "in.fifo", body, group, key), 0);
+    }
+    /* SQS gives nothing of a group of which something is in flight; moto does, once another was deleted: so
+     * one receive at a time. */
+    struct worker_bed *bed = fifo_bed(moto.port, ",\"receives\":1");
     worker_bed_up(bed);
     AWAIT_BED(bed, sqs_server_waiting(&moto, "in.fifo") == 0 && sqs_server_in_flight(&moto, "in.fifo") == 0);
     AWAIT_BED(bed, workspace_count(&bed->workspace, "outbox") == 0);
@@ -432,11 +464,14 @@ int main(int argc, char **argv)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_partial_failures), CASE(test_void_receipts),    CASE(test_late_deletions),
-        CASE(test_endless_backlog),  CASE(test_throttled),        CASE(test_lost_answers),
-        CASE(test_queue_gone),       CASE(test_refused),          CASE(test_extended),
-        CASE(test_let_go),           CASE(test_lambda_record),    CASE(test_publish_fifo),
-        CASE(test_publish_refused),  cmocka_unit_test(test_fifo), cmocka_unit_test(test_signature),
+        CASE(test_partial_failures), CASE(test_void_receipts),
+        CASE(test_late_deletions),   CASE(test_endless_backlog),
+        CASE(test_throttled),        CASE(test_lost_answers),
+        CASE(test_queue_gone),       CASE(test_refused),
+        CASE(test_extended),         CASE(test_let_go),
+        CASE(test_lambda_record),    CASE(test_publish_fifo),
+        CASE(test_publish_refused),  CASE(test_fifo_killed),
+        cmocka_unit_test(test_fifo), cmocka_unit_test(test_signature),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");
