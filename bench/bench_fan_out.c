@@ -7,7 +7,7 @@
 
 #include "common/loop.h"
 #include "tests/support/function_server.h"
-#include "worker/http_call.h"
+#include "worker/executor/http_call.h"
 
 #define INVOCATIONS 10000
 #define IN_FLIGHT 1000

@@ -6,7 +6,7 @@
  * input and writes answers to standard output, one JSON text a line each:
  *
  *     {"check":"triggers","triggers":[...]}                  {"results":[null or reason, ...]}
- *         "permits": {"exec_allow", "docker_images"}: what the configuration allows (worker/permit.h);
+ *         "permits": {"exec_allow", "docker_images"}: what the configuration allows (worker/local/permit.h);
  * nothing without
  *     {"check":"event_source","event_source":{...}}          {"result":null or reason}: as one to be stored
  *     {"check":"target","event_source":{...}}                {"result":null or reason}: as one to publish to,

@@ -16,10 +16,10 @@
 #include "common/json.h"
 #include "worker/action/asf.h"
 #include "worker/condition/asf.h"
-#include "worker/firing.h"
+#include "worker/shard/firing.h"
 #include "worker/globals.h"
 #include "worker/states/item.h"
-#include "worker/trigger.h"
+#include "worker/shard/trigger.h"
 
 /* A trigger that fires into a log. */
 struct bed {

@@ -1,5 +1,5 @@
 /* Sets of changes: what is put in comes out as storage operations, also after growth and reuse. */
-#include "worker/changes.h"
+#include "worker/checkpoint/changes.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

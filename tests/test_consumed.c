@@ -10,7 +10,7 @@
 
 #include "common/buffer.h"
 #include "common/error.h"
-#include "worker/changes.h"
+#include "worker/checkpoint/changes.h"
 #include "worker/source/source.h"
 
 #define SECOND 1000000000ull

@@ -13,10 +13,10 @@
 #include "common/error.h"
 #include "worker/action/action.h"
 #include "worker/check.h"
-#include "worker/firing.h"
-#include "worker/intent.h"
-#include "worker/invocation.h"
-#include "worker/trigger.h"
+#include "worker/shard/firing.h"
+#include "worker/executor/intent.h"
+#include "worker/executor/invocation.h"
+#include "worker/shard/trigger.h"
 
 #define URL "\"url\":\"http://127.0.0.1:1/api/v1/namespaces/_/actions/f\""
 #define STARTED(n)                                                                                          \

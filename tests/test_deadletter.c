@@ -11,7 +11,7 @@
 #include "common/cloudevent.h"
 #include "common/json.h"
 #include "common/log.h"
-#include "worker/changes.h"
+#include "worker/checkpoint/changes.h"
 
 /* The letter as stored, with its time taken out. */
 static void assert_letter(const struct dead_letter *letter, const char *before_time, const char *behind_time)

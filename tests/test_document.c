@@ -9,7 +9,7 @@
 
 #include "common/error.h"
 #include "worker/action/reply.h"
-#include "worker/document.h"
+#include "worker/document/document.h"
 
 static const char text[] = "{\"none\":null,\"text\":\"a${event.id}\",\"broken\":\"${event\",\"n\":3,"
                            "\"list\":[1],\"half\":0.5}";

@@ -1,6 +1,6 @@
 /* Fan-outs: the elements' documents and keys, what is stored of their progress, and that through any number
  * of deaths every element is started until it has ended, always under its own key. */
-#include "worker/fan_out.h"
+#include "worker/executor/fan_out.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,9 +12,9 @@
 #include "common/buffer.h"
 #include "common/error.h"
 #include "common/json.h"
-#include "worker/changes.h"
-#include "worker/firing.h"
-#include "worker/intent.h"
+#include "worker/checkpoint/changes.h"
+#include "worker/shard/firing.h"
+#include "worker/executor/intent.h"
 
 #define FIELD "00000000000000000007-01-00000003f"
 #define DOCUMENT(elements)                                                                                \

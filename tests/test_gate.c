@@ -1,5 +1,5 @@
 /* Gates: how many are inside, in which order, and at which rate. */
-#include "worker/gate.h"
+#include "worker/executor/gate.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* HTTP calls against a real server that answers, hangs, drops, truncates and floods; and the parts that need
  * none. */
-#include "worker/http_call.h"
+#include "worker/executor/http_call.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>

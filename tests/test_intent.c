@@ -1,5 +1,5 @@
 /* Intents: their stored document, written and read back. */
-#include "worker/intent.h"
+#include "worker/executor/intent.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,8 +10,8 @@
 
 #include "common/buffer.h"
 #include "common/json.h"
-#include "worker/firing.h"
-#include "worker/trigger.h"
+#include "worker/shard/firing.h"
+#include "worker/shard/trigger.h"
 
 #define KEY "0123456789abcdef0123456789abcdef"
 #define FIELD "00000000000000000007-01-00000003"

@@ -15,7 +15,7 @@
 #include "common/json.h"
 #include "tests/support/fake_checkpoint.h"
 #include "tests/support/pipeline_bed.h"
-#include "worker/shard.h"
+#include "worker/shard/shard.h"
 #include "worker/source/source.h"
 
 #define DEADLINE_NS (120 * CLOCK_S)

@@ -1,5 +1,5 @@
 /* The policy of an invoking action: reading, keeping, and the back-off. */
-#include "worker/invocation_policy.h"
+#include "worker/executor/invocation_policy.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
 /* Sets of idempotency keys: each counts once, through storage and back. */
-#include "worker/keys.h"
+#include "worker/shard/keys.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

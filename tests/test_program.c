@@ -19,9 +19,9 @@
 #include "tests/support/process.h"
 #include "tests/support/wait.h"
 #include "worker/check.h"
-#include "worker/containers.h"
-#include "worker/permit.h"
-#include "worker/program.h"
+#include "worker/local/containers.h"
+#include "worker/local/permit.h"
+#include "worker/local/program.h"
 
 #define NOBODY 65534
 

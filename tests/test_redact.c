@@ -1,5 +1,5 @@
 /* Secrets are taken out of documents and URLs, and put back from where they came. */
-#include "worker/redact.h"
+#include "worker/document/redact.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,7 @@
 #include "common/buffer.h"
 #include "common/error.h"
 #include "common/json.h"
-#include "worker/restore.h"
+#include "worker/document/restore.h"
 
 static struct json_value scan(const char *text)
 {

@@ -11,7 +11,7 @@
 #include "common/buffer.h"
 #include "common/cloudevent.h"
 #include "common/error.h"
-#include "worker/trigger.h"
+#include "worker/shard/trigger.h"
 
 #define MOST 300
 

@@ -1,5 +1,5 @@
 /* Secrets by reference: which files and variables may be read, and that nothing else can be. */
-#include "worker/secret.h"
+#include "worker/document/secret.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

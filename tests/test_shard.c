@@ -1,6 +1,6 @@
 /* Shards: what a cut holds, barriers from several sources in every order, and whole epochs under load against
  * a sequential model (counters, firings, emissions, dead letters). */
-#include "worker/shard.h"
+#include "worker/shard/shard.h"
 
 #include <sched.h>
 #include <setjmp.h>
@@ -18,12 +18,12 @@
 #include "common/log.h"
 #include "tests/support/fake_checkpoint.h"
 #include "tests/support/pipeline_bed.h"
-#include "worker/intent.h"
+#include "worker/executor/intent.h"
 #include "worker/record.h"
 #include "worker/router.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
-#include "worker/trigger.h"
+#include "worker/shard/trigger.h"
 
 #define DEADLINE_NS (120 * CLOCK_S)
 

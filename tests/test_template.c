@@ -1,5 +1,5 @@
 /* Templates: every kind of path, types kept, texts, URLs, and what is refused. */
-#include "worker/template.h"
+#include "worker/document/template.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
 /* Timers: order, reloads, and what a due one becomes. The storage is an array. */
-#include "worker/timers.h"
+#include "worker/checkpoint/timers.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,7 +13,7 @@
 #include "common/log.h"
 #include "tests/support/fake_checkpoint.h"
 #include "tests/support/pipeline_bed.h"
-#include "worker/injection.h"
+#include "worker/checkpoint/injection.h"
 #include "worker/source/internal.h"
 
 #define MANY 100000

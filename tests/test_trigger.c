@@ -1,5 +1,5 @@
 /* Triggers: what is refused and how it is said, what is kept of a stored document, and writing it back. */
-#include "worker/trigger.h"
+#include "worker/shard/trigger.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

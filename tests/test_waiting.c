@@ -12,8 +12,8 @@
 
 #include "common/cloudevent.h"
 #include "common/error.h"
-#include "worker/changes.h"
-#include "worker/waiting.h"
+#include "worker/checkpoint/changes.h"
+#include "worker/shard/waiting.h"
 
 #define IDENTITY "uuid:1"
 #define LENGTH (sizeof IDENTITY - 1)

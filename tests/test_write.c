@@ -1,7 +1,7 @@
 /* Writes into other triggers' contexts: that they reach their targets in whatever shards, in order, and in
  * front of the intents of their firings; how they are stored and put back; and whole DAGs of tasks that are
  * done at once, on real shards and the real internal source. */
-#include "worker/write.h"
+#include "worker/shard/write.h"
 
 #include <sched.h>
 #include <setjmp.h>
@@ -15,12 +15,12 @@
 #include "common/error.h"
 #include "tests/support/fake_checkpoint.h"
 #include "tests/support/pipeline_bed.h"
-#include "worker/intent.h"
+#include "worker/executor/intent.h"
 #include "worker/router.h"
-#include "worker/shard.h"
+#include "worker/shard/shard.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
-#include "worker/trigger.h"
+#include "worker/shard/trigger.h"
 
 #define DEADLINE_NS (120 * CLOCK_S)
 #define SUCCESS "event.triggerflow.termination.success"

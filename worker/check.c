@@ -12,10 +12,10 @@
 #include "common/error.h"
 #include "common/ipc.h"
 #include "common/json.h"
-#include "worker/permit.h"
+#include "worker/local/permit.h"
 #include "worker/source/source.h"
 #include "worker/trial.h"
-#include "worker/trigger.h"
+#include "worker/shard/trigger.h"
 
 #define MEMORY_MAX (512u << 20)
 #define READ_SIZE 65536

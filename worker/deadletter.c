@@ -8,7 +8,7 @@
 #include "common/cloudevent.h"
 #include "common/json.h"
 #include "common/log.h"
-#include "worker/changes.h"
+#include "worker/checkpoint/changes.h"
 
 #define LOG_PER_SECOND \
     20 /* a flood of bad events must not become a flood of lines; all are counted and stored */

@@ -13,7 +13,7 @@
 #include "common/error.h"
 #include "common/hash.h"
 #include "worker/action/action.h"
-#include "worker/changes.h"
+#include "worker/checkpoint/changes.h"
 #include "worker/source/source.h"
 #include "worker/worker.h"
 

@@ -5,7 +5,7 @@
 
 #include "common/cloudevent.h"
 #include "common/error.h"
-#include "worker/trigger.h"
+#include "worker/shard/trigger.h"
 
 #define KEY_ON_STACK 512
 

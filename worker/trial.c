@@ -9,12 +9,12 @@
 #include "common/decision.h"
 #include "common/error.h"
 #include "common/json.h"
-#include "worker/firing.h"
+#include "worker/shard/firing.h"
 #include "worker/globals.h"
-#include "worker/redact.h"
+#include "worker/document/redact.h"
 #include "worker/router.h"
-#include "worker/trigger.h"
-#include "worker/write.h"
+#include "worker/shard/trigger.h"
+#include "worker/shard/write.h"
 
 struct trial {
     struct firing firing;

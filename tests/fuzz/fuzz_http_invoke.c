@@ -9,10 +9,10 @@
 #include "common/cloudevent.h"
 #include "common/error.h"
 #include "common/json.h"
-#include "worker/http_call_request.h"
-#include "worker/redact.h"
-#include "worker/restore.h"
-#include "worker/template.h"
+#include "worker/executor/http_call_request.h"
+#include "worker/document/redact.h"
+#include "worker/document/restore.h"
+#include "worker/document/template.h"
 #include "worker/trial.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

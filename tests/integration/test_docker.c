@@ -339,7 +339,7 @@ static void test_random_kills(void **state)
     assert_int_equal(workspace_count(&bed->workspace, "dead_letters"), 0);
 }
 
-/* Dies once at each of the steps of worker/waiting.h. */
+/* Dies once at each of the steps of worker/shard/waiting.h. */
 static void test_crash_points(void **state)
 {
     static const char *const points[] = {"fire",   "intent_start", "intent_done",   "end_written",

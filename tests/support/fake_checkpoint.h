@@ -1,5 +1,5 @@
 /* A checkpoint that only counts what it is told, in place of the real one: included by one file of a test
- * program, it defines the functions of worker/checkpoint.h, so that the real ones are not linked. */
+ * program, it defines the functions of checkpoint/checkpoint.h, so that the real ones are not linked. */
 #pragma once
 
 #include <pthread.h>
@@ -9,8 +9,8 @@
 #include <time.h>
 #include <cmocka.h>
 
-#include "worker/checkpoint.h"
-#include "worker/intent.h"
+#include "worker/checkpoint/checkpoint.h"
+#include "worker/executor/intent.h"
 
 #define FAKE_CHECKPOINT_DEADLINE_S 120
 

@@ -11,13 +11,13 @@
 #include "common/error.h"
 #include "common/loop.h"
 #include "worker/emission.h"
-#include "worker/executor.h"
+#include "worker/executor/executor.h"
 #include "worker/report.h"
 #include "worker/router.h"
-#include "worker/shard.h"
+#include "worker/shard/shard.h"
 #include "worker/source/internal.h"
 #include "worker/source/source.h"
-#include "worker/trigger.h"
+#include "worker/shard/trigger.h"
 
 static void must(int r, const struct error *err)
 {

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #include "common/config.h"
-#include "worker/changes.h"
+#include "worker/checkpoint/changes.h"
 #include "worker/worker.h"
 
 struct shard;

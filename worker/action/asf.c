@@ -11,7 +11,7 @@
  * document), and then emits one event (Subject, lambda.success) for each item, which carries its place
  * (states/item.h). Without items that write is all, and the Map ends at once. Items all run at the same time:
  * MaxConcurrency is checked, but limits nothing. A worker that dies meanwhile repeats the firing, or has
- * committed all of it (worker/write.h). */
+ * committed all of it (worker/shard/write.h). */
 #include "worker/action/asf.h"
 
 #include <stdbool.h>
@@ -27,7 +27,7 @@
 #include "common/jsonpath.h"
 #include "worker/action/action.h"
 #include "worker/condition/asf.h"
-#include "worker/firing.h"
+#include "worker/shard/firing.h"
 #include "worker/states/evaluation.h"
 #include "worker/states/item.h"
 #include "worker/states/state.h"

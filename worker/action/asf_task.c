@@ -13,13 +13,13 @@
  * belongs, is written into the triggers that wait for it, before the function is started (states/answer.h).
  * Credentials and region are those of the global context's aws_credentials, the region also that of the
  * Resource; `endpoint` stands there, in the context or in the action's document, as do the policy's members
- * in the latter (worker/invocation_policy.h).
+ * in the latter (worker/executor/invocation_policy.h).
  *
  * An invocation never starts before its firing is committed, whatever action_start says: after a crash its
  * answer would come before the repeated firing has written what becomes of it.
  *
  * The intent's body: {"url","region","subject","arguments"?,"data","told"?,"policy"}. A crash repeats the
- * invocation under its key, or finds it done (worker/invocation.h). */
+ * invocation under its key, or finds it done (worker/executor/invocation.h). */
 #include "worker/action/action.h"
 
 #include <stdbool.h>
@@ -33,18 +33,18 @@
 #include "worker/action/invoke.h"
 #include "worker/action/lambda.h"
 #include "worker/condition/asf.h"
-#include "worker/executor.h"
-#include "worker/firing.h"
+#include "worker/executor/executor.h"
+#include "worker/shard/firing.h"
 #include "worker/globals.h"
-#include "worker/injection.h"
-#include "worker/intent.h"
-#include "worker/invocation.h"
+#include "worker/checkpoint/injection.h"
+#include "worker/executor/intent.h"
+#include "worker/executor/invocation.h"
 #include "worker/source/internal.h"
 #include "worker/states/answer.h"
 #include "worker/states/evaluation.h"
 #include "worker/states/state.h"
 #include "worker/worker.h"
-#include "worker/write.h"
+#include "worker/shard/write.h"
 
 #define METADATA "__TRIGGERFLOW_"
 #define EVENT_DATA "__EVENT_DATA"

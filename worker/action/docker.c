@@ -9,10 +9,10 @@
 #include "common/json.h"
 #include "worker/action/action.h"
 #include "worker/condition/condition.h"
-#include "worker/containers.h"
-#include "worker/document.h"
-#include "worker/invocation_policy.h"
-#include "worker/permit.h"
+#include "worker/local/containers.h"
+#include "worker/document/document.h"
+#include "worker/executor/invocation_policy.h"
+#include "worker/local/permit.h"
 
 #define SCRIPT_MAX (256u << 10)
 

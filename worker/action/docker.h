@@ -1,9 +1,9 @@
 /* DOCKER and DOCKER_IMAGE, as conditions and as actions: the function in the image's container (containers.h)
  * is given the trigger's context and the event, and answers with members for the context, and, as a
  * condition, with its verdict. docker.c loads and asks, docker_run.c runs what was committed;
- * worker/waiting.h has how a trigger waits for the answer.
+ * worker/shard/waiting.h has how a trigger waits for the answer.
  *
- *     {"name":"DOCKER", "image", "script", and the policy's members (worker/invocation_policy.h)}
+ *     {"name":"DOCKER", "image", "script", and the policy's members (worker/executor/invocation_policy.h)}
  *     {"name":"DOCKER_IMAGE", "image", ...}       the function is in the image
  *
  *     POST /actions/{trigger}, or /condition/{trigger}    the script; once for each container and trigger

@@ -13,17 +13,17 @@
 #include "common/config.h"
 #include "common/error.h"
 #include "common/json.h"
-#include "worker/containers.h"
-#include "worker/executor.h"
-#include "worker/http_call.h"
-#include "worker/injection.h"
-#include "worker/intent.h"
-#include "worker/invocation.h"
-#include "worker/invocation_report.h"
-#include "worker/permit.h"
+#include "worker/local/containers.h"
+#include "worker/executor/executor.h"
+#include "worker/executor/http_call.h"
+#include "worker/checkpoint/injection.h"
+#include "worker/executor/intent.h"
+#include "worker/executor/invocation.h"
+#include "worker/executor/invocation_report.h"
+#include "worker/local/permit.h"
 #include "worker/source/internal.h"
 #include "worker/worker.h"
-#include "worker/write.h"
+#include "worker/shard/write.h"
 
 #define CONNECT_TIMEOUT (5 * CLOCK_S)
 
@@ -256,7 +256,7 @@ static void cancel(struct invocation *i)
 
 /* --- the answer to the trigger --- */
 
-/* A write to the trigger, worker/waiting.h. result: a JSON text, or NULL: it has failed. */
+/* A write to the trigger, worker/shard/waiting.h. result: a JSON text, or NULL: it has failed. */
 static void append_answer(const struct intent *intent, const struct json_value *body, const char *members,
                           size_t len, struct buffer *out)
 {

@@ -23,8 +23,8 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "worker/emission.h"
-#include "worker/executor.h"
-#include "worker/intent.h"
+#include "worker/executor/executor.h"
+#include "worker/executor/intent.h"
 #include "worker/source/source.h"
 #include "worker/worker.h"
 

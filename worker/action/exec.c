@@ -1,13 +1,14 @@
-/* EXEC: runs a local program (worker/program_host.h has how), with the event on its standard input.
+/* EXEC: runs a local program (worker/local/program_host.h has how), with the event on its standard input.
  *
  *     {"name":"EXEC", "argv":["/absolute/path", ...], "env":{name: text or secret},
  *      "input":"event"|"data"|"none", "output":"text"|"json",
  *      "memory":"1GiB", "processes":64, "output_bytes":65536,
  *      "reply":"event"|"ignore", "reply_type", "reply_subject", "subject",
- *      and the policy's members (worker/invocation_policy.h), `retries` being 0 by default}
+ *      and the policy's members (worker/executor/invocation_policy.h), `retries` being 0 by default}
  *
- * The arguments but the first, and the variables' values, may hold paths (worker/template.h); no shell looks
- * at them. The first is literal: the configuration (worker.exec_allow) says which programs may be run. */
+ * The arguments but the first, and the variables' values, may hold paths (worker/document/template.h); no
+ * shell looks at them. The first is literal: the configuration (worker.exec_allow) says which programs may be
+ * run. */
 #include "worker/action/exec.h"
 
 #include <ctype.h>
@@ -21,12 +22,12 @@
 #include "common/json.h"
 #include "worker/action/action.h"
 #include "worker/action/reply.h"
-#include "worker/document.h"
-#include "worker/invocation_policy.h"
-#include "worker/permit.h"
-#include "worker/program.h"
-#include "worker/secret.h"
-#include "worker/template.h"
+#include "worker/document/document.h"
+#include "worker/executor/invocation_policy.h"
+#include "worker/local/permit.h"
+#include "worker/local/program.h"
+#include "worker/document/secret.h"
+#include "worker/document/template.h"
 
 #define MEMORY_STANDARD (1ll << 30)
 #define MEMORY_LEAST (1ll << 20)

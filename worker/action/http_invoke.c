@@ -8,11 +8,11 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "worker/action/action.h"
-#include "worker/http_call_request.h"
-#include "worker/invocation.h"
-#include "worker/redact.h"
-#include "worker/secret.h"
-#include "worker/template.h"
+#include "worker/executor/http_call_request.h"
+#include "worker/executor/invocation.h"
+#include "worker/document/redact.h"
+#include "worker/document/secret.h"
+#include "worker/document/template.h"
 
 /* --- loading --- */
 

@@ -5,12 +5,13 @@
  *      "auth":{"basic":{"user","password"}} | {"bearer":secret}
  *           | {"aws_sigv4":{"region","service","access_key_id","secret_access_key","session_token"?}},
  *      "reply":"ignore"|"event", "reply_type", "reply_subject", "subject",
- *      and the policy's members (worker/invocation_policy.h)}
+ *      and the policy's members (worker/executor/invocation_policy.h)}
  *
- * url, header values, body, reply_type, reply_subject and subject may hold paths (worker/template.h), and are
- * made when the trigger fires. A secret is a reference (worker/secret.h), read when the request is sent. In
- * the binary and structured mode the event is sent as CloudEvents' HTTP binding says, with the idempotency
- * key as triggerflowkey; `body` then takes the place of its data. In the raw mode `body` alone is sent.
+ * url, header values, body, reply_type, reply_subject and subject may hold paths
+ * (worker/document/template.h), and are made when the trigger fires. A secret is a reference
+ * (worker/document/secret.h), read when the request is sent. In the binary and structured mode the event is
+ * sent as CloudEvents' HTTP binding says, with the idempotency key as triggerflowkey; `body` then takes the
+ * place of its data. In the raw mode `body` alone is sent.
  *
  * The intent's body: {"url","method","headers","content_type"?, one of "text", "json" and "base64", "auth"?,
  * "reply"?:{"type","subject"}, "subject","policy"}: http_invoke_make.c makes it from an event,
@@ -19,8 +20,8 @@
 
 #include "common/json.h"
 #include "worker/action/reply.h"
-#include "worker/document.h"
-#include "worker/invocation_policy.h"
+#include "worker/document/document.h"
+#include "worker/executor/invocation_policy.h"
 
 struct buffer;
 struct error;

@@ -7,8 +7,8 @@
 #include "common/cloudevent.h"
 #include "common/error.h"
 #include "worker/action/action.h"
-#include "worker/http_call_request.h"
-#include "worker/template.h"
+#include "worker/executor/http_call_request.h"
+#include "worker/document/template.h"
 
 struct making {
     const struct http_invoke *h;

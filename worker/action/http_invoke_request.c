@@ -9,12 +9,12 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "common/sigv4.h"
-#include "worker/executor.h"
+#include "worker/executor/executor.h"
 #include "worker/globals.h"
-#include "worker/http_call.h"
-#include "worker/invocation.h"
-#include "worker/redact.h"
-#include "worker/secret.h"
+#include "worker/executor/http_call.h"
+#include "worker/executor/invocation.h"
+#include "worker/document/redact.h"
+#include "worker/document/secret.h"
 #include "worker/worker.h"
 
 /* --- the request --- */

@@ -7,7 +7,7 @@
  *                    and becomes the list of all that it matches
  *     iter_data      {argument: [values]}: one invocation for each value. A path instead of the list, too
  *     sink           event source document: where the function publishes its termination event
- *     and the policy's members (worker/invocation_policy.h)
+ *     and the policy's members (worker/executor/invocation_policy.h)
  *
  * A firing tells the task's dependants how many invocations it starts, then records one intent for all of
  * them. The intent's body: {"subject","payload":{arguments},"over"?:the argument that is iterated over,
@@ -23,8 +23,8 @@
 
 #include "common/buffer.h"
 #include "common/json.h"
-#include "worker/document.h"
-#include "worker/invocation_policy.h"
+#include "worker/document/document.h"
+#include "worker/executor/invocation_policy.h"
 
 struct action_type;
 struct error;

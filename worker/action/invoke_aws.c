@@ -15,7 +15,7 @@
 #include "common/error.h"
 #include "worker/action/invoke.h"
 #include "worker/action/lambda.h"
-#include "worker/invocation.h"
+#include "worker/executor/invocation.h"
 
 static int out_of_memory(struct error *err)
 {

@@ -15,12 +15,12 @@
 
 #include "common/error.h"
 #include "worker/action/invoke.h"
-#include "worker/executor.h"
+#include "worker/executor/executor.h"
 #include "worker/globals.h"
-#include "worker/http_call.h"
-#include "worker/intent.h"
-#include "worker/invocation.h"
-#include "worker/redact.h"
+#include "worker/executor/http_call.h"
+#include "worker/executor/intent.h"
+#include "worker/executor/invocation.h"
+#include "worker/document/redact.h"
 #include "worker/worker.h"
 
 #define PREWARM_MAX 10000 /* invocations of one firing */

@@ -8,10 +8,10 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "common/sigv4.h"
-#include "worker/executor.h"
+#include "worker/executor/executor.h"
 #include "worker/globals.h"
-#include "worker/intent.h"
-#include "worker/redact.h"
+#include "worker/executor/intent.h"
+#include "worker/document/redact.h"
 #include "worker/worker.h"
 
 #define SERVICE "lambda"

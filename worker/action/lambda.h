@@ -6,8 +6,8 @@
 #include <stddef.h>
 
 #include "common/json.h"
-#include "worker/http_call.h"
-#include "worker/invocation.h"
+#include "worker/executor/http_call.h"
+#include "worker/executor/invocation.h"
 
 struct buffer;
 struct error;

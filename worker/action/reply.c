@@ -2,8 +2,8 @@
 
 #include "common/buffer.h"
 #include "common/error.h"
-#include "worker/document.h"
-#include "worker/template.h"
+#include "worker/document/document.h"
+#include "worker/document/template.h"
 
 int reply_load(struct reply *reply, const struct json_value *document, struct error *err)
 {

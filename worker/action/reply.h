@@ -2,9 +2,9 @@
  *
  *     "reply":"event"|"ignore", "reply_type", "reply_subject", "subject"
  *
- * of which the last three may hold paths (worker/template.h). `subject` is whose end, or failure, it is: as
- * given, else as the context says, else the trigger; without a reply_subject it is the reply's, too. The
- * intent's body has it as "subject" and, if there is to be one, "reply":{"type","subject"}. */
+ * of which the last three may hold paths (worker/document/template.h). `subject` is whose end, or failure, it
+ * is: as given, else as the context says, else the trigger; without a reply_subject it is the reply's, too.
+ * The intent's body has it as "subject" and, if there is to be one, "reply":{"type","subject"}. */
 #pragma once
 
 #include <stdbool.h>

@@ -17,13 +17,13 @@
 #include "common/error.h"
 #include "worker/condition/asf.h"
 #include "worker/condition/asf_internal.h"
-#include "worker/firing.h"
+#include "worker/shard/firing.h"
 #include "worker/states/choice.h"
 #include "worker/states/context.h"
 #include "worker/states/evaluation.h"
 #include "worker/states/item.h"
 #include "worker/states/state.h"
-#include "worker/trigger.h"
+#include "worker/shard/trigger.h"
 
 void asf_unload(void *state)
 {

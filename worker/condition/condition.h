@@ -44,9 +44,9 @@ struct condition_type {
      * back as an answer; evaluate is never called. document: the condition's own. NULL: it is evaluated here.
      * Thread: shard. Errors: the event becomes a dead letter. */
     int (*ask)(const struct json_value *document, struct firing *firing, const char *key, struct error *err);
-    /* A write of another trigger's firing (worker/write.h), a JSON object of the writer's making. Outcome as
-     * above: the trigger fires when the condition has come to hold by it. 0: the write means nothing here.
-     * NULL: none does. Thread: shard. */
+    /* A write of another trigger's firing (worker/shard/write.h), a JSON object of the writer's making.
+     * Outcome as above: the trigger fires when the condition has come to hold by it. 0: the write means
+     * nothing here. NULL: none does. Thread: shard. */
     unsigned (*write)(void *state, const struct json_value *write);
     /* Appends the members as `"name":value`, separated by commas, only those that are to be stored. */
     void (*store)(const void *state, struct buffer *out);

@@ -1,9 +1,9 @@
 /* DAG_TASK_JOIN: holds when every task that this one depends on has terminated as often as it was started.
  *
  * Context: `dependencies`, an object {task: {"join", "counter"}}, and `result`, the data of all counted
- * events in the order of their arrival. `join` is told by the upstream task's firing (worker/write.h), before
- * it starts anything; until then it is -1, not known, and events that arrive early are only counted. The
- * condition comes to hold once, by an event or by a write: when the last dependency is met. If tasks are
+ * events in the order of their arrival. `join` is told by the upstream task's firing (worker/shard/write.h),
+ * before it starts anything; until then it is -1, not known, and events that arrive early are only counted.
+ * The condition comes to hold once, by an event or by a write: when the last dependency is met. If tasks are
  * started again later (`join` grows), it may come to hold again.
  *
  * Writes, of which those that name no task of this one's mean nothing:

@@ -1,5 +1,5 @@
-/* What a task's firings tell those who wait for its terminations (worker/write.h): how many invocations are
- * started, how many of them could not be started after all, and that such are tried again.
+/* What a task's firings tell those who wait for its terminations (worker/shard/write.h): how many invocations
+ * are started, how many of them could not be started after all, and that such are tried again.
  *
  *     {"task":T,"started":N}   {"task":T,"failed":N}   {"task":T,"again":N} */
 #pragma once

@@ -20,7 +20,7 @@
 #include "common/buffer.h"
 #include "common/clock.h"
 #include "common/error.h"
-#include "worker/changes.h"
+#include "worker/checkpoint/changes.h"
 #include "worker/source/source.h"
 #include "worker/source/tally.h"
 

@@ -14,7 +14,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/storage/storage.h"
-#include "worker/checkpoint.h"
+#include "worker/checkpoint/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/report.h"
 #include "worker/source/duplicates.h"

@@ -24,7 +24,7 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "common/log.h"
-#include "worker/checkpoint.h"
+#include "worker/checkpoint/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/source/kafka_internal.h"
 #include "worker/source/kafka_log.h"

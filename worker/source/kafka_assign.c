@@ -21,7 +21,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "worker/checkpoint.h"
+#include "worker/checkpoint/checkpoint.h"
 #include "worker/source/kafka_topic.h"
 #include "worker/source/source.h"
 #include "worker/worker.h"

@@ -48,7 +48,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/stream.h"
-#include "worker/checkpoint.h"
+#include "worker/checkpoint/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/source/consumed.h"
 #include "worker/source/rabbitmq_connection.h"

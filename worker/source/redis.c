@@ -19,7 +19,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/redis.h"
-#include "worker/checkpoint.h"
+#include "worker/checkpoint/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/source/redis_batch.h"
 #include "worker/source/redis_parameters.h"

@@ -15,17 +15,17 @@
 #include "common/error.h"
 #include "common/json.h"
 #include "common/log.h"
-#include "worker/checkpoint.h"
+#include "worker/checkpoint/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/deadletter.h"
 #include "worker/emission.h"
 #include "worker/record.h"
 #include "worker/report.h"
 #include "worker/router.h"
-#include "worker/shard.h"
-#include "worker/trigger.h"
+#include "worker/shard/shard.h"
+#include "worker/shard/trigger.h"
 #include "worker/worker.h"
-#include "worker/write.h"
+#include "worker/shard/write.h"
 
 extern const struct source_type source_internal;
 

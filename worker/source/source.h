@@ -16,7 +16,7 @@
 #include "common/arena.h"
 #include "common/buffer.h"
 #include "common/ring.h"
-#include "worker/changes.h"
+#include "worker/checkpoint/changes.h"
 
 struct cloudevent;
 struct error;
@@ -186,8 +186,8 @@ bool source_routes(const struct source *source, const struct cloudevent *event);
 int source_deliver(struct source *source, const struct cloudevent *event, const uint64_t position[2],
                    bool has_key);
 
-/* For the internal source. A write into triggers' contexts (worker/write.h), and an intent that has waited
- * behind writes: its document, copied. Return as source_deliver. Require: emit. */
+/* For the internal source. A write into triggers' contexts (worker/shard/write.h), and an intent that has
+ * waited behind writes: its document, copied. Return as source_deliver. Require: emit. */
 int source_deliver_write(struct source *source, const struct cloudevent *carrier, const uint64_t position[2]);
 int source_deliver_intent(struct source *source, const char *document, size_t len);
 

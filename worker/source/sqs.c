@@ -10,7 +10,7 @@
 #include "common/fetch.h"
 #include "common/json.h"
 #include "common/log.h"
-#include "worker/checkpoint.h"
+#include "worker/checkpoint/checkpoint.h"
 #include "worker/source/consumed.h"
 #include "worker/source/sqs_internal.h"
 #include "worker/source/sqs_sink.h"

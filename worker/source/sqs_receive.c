@@ -9,7 +9,7 @@
 #include "common/cloudevent.h"
 #include "common/config.h"
 #include "common/log.h"
-#include "worker/checkpoint.h"
+#include "worker/checkpoint/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/source/consumed.h"
 #include "worker/source/source.h"
