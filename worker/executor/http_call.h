@@ -1,6 +1,6 @@
-/* HTTP calls: thousands at a time on one loop, with libcurl's multi interface driven by the loop's
- * descriptors and timers. Connections are kept and reused; HTTP/2 is spoken where a TLS server offers it,
- * with many calls on one connection. Names are resolved on threads of libcurl's own, so nothing here waits.
+/* HTTP calls: thousands at a time on one loop, with libcurl. Connections are kept and reused; HTTP/2 is
+ * spoken where a TLS server offers it, with many calls on one connection (http_connections.h). Names are
+ * resolved on threads of libcurl's own, so nothing here waits.
  *
  * A call's request is sent at most once: whether it is worth another one when its connection is lost without
  * an answer, or an HTTP/2 server turns it away, is for its maker to say.
