@@ -253,8 +253,10 @@ static void problems_worker(struct problems *p, const struct status_view *view)
         while (json_next(&iter, &name, &item))
             problem_spans(p, "", NULL, &item);
     }
-    if (json_member(&status, "sources", &value))
+    if (json_member(&status, "sources", &value)) {
+        problems_of(p, &value, "source", "name", "reason"); /* one that cannot be made */
         problems_of(p, &value, "source", "name", "error");
+    }
     if (json_member(&status, "triggers", &value) && value.type == JSON_OBJECT &&
         json_member(&value, "broken", &inner))
         problems_of(p, &inner, "trigger", "id", "reason");

@@ -32,11 +32,11 @@ static void test_defaults(void **state)
     struct kafka_parameters p;
     struct error err;
     rd_kafka_conf_t *conf;
-    assert_int_equal(
-        read("{\"broker_list\":[\"a:1\",\"b:2\"],\"topic\":\"t\",\"auth_mode\":\"NONE\",\"username\":null}",
-             &p, &err),
-        0);
-    assert_string_equal(p.broker_list, "a:1,b:2");
+    assert_int_equal(read("{\"broker_list\":[\"a:1\",\"[::1]:2, "
+                          "c,\"],\"topic\":\"t\",\"auth_mode\":\"NONE\",\"username\":null}",
+                          &p, &err),
+                     0);
+    assert_string_equal(p.broker_list, "a:1,[::1]:2,c");
     assert_int_equal(kafka_parameters_consumer(&p, "c", "g", &conf, &err), 0);
     assert_setting(conf, "security.protocol", "plaintext");
     assert_setting(conf, "enable.auto.commit", "false");
@@ -81,17 +81,26 @@ static void test_refused(void **state)
         {"{\"broker_list\":[1],\"topic\":\"t\"}", "broker_list is 1"},
         {"{\"broker_list\":{},\"topic\":\"t\"}", "broker_list is {}"},
         {"{\"broker_list\":[\"a:1\"]}", "topic is missing"},
-        {"{\"broker_list\":[\"a:1\"],\"topic\":\"a b\"}", "topic is a b"},
-        {"{\"broker_list\":[\"a:1\"],\"topic\":\"..\"}", "topic is .."},
+        {"{\"broker_list\":[\"a:1\"],\"topic\":\"a b\"}", "topic is \"a b\""},
+        {"{\"broker_list\":[\"a:1\"],\"topic\":\"..\"}", "topic is \"..\""},
+        {"{\"broker_list\":\",\",\"topic\":\"t\"}", "broker_list is empty"},
+        {"{\"broker_list\":[\"a:1\",\"b:99999\"],\"topic\":\"t\"}", "\"b:99999\" is not host:port"},
+        {"{\"broker_list\":[\"a:0\"],\"topic\":\"t\"}", "\"a:0\" is not host:port"},
+        {"{\"broker_list\":[\"a:\"],\"topic\":\"t\"}", "\"a:\" is not host:port"},
+        {"{\"broker_list\":[\":1\"],\"topic\":\"t\"}", "\":1\" is not host:port"},
+        {"{\"broker_list\":\"http://a:1\",\"topic\":\"t\"}", "\"http://a:1\" is not host:port"},
+        {"{\"broker_list\":[\"[::1\"],\"topic\":\"t\"}", "\"[::1\" is not host:port"},
         {"{" GOOD ",\"auth_mode\":\"X\"}", "auth_mode is \"X\""},
         {"{" GOOD ",\"auth_mode\":\"PLAIN\"}", "username is missing"},
         {"{" GOOD ",\"tls\":1}", "tls is 1"},
         {"{" GOOD ",\"tls_ca\":\"x\"}", "tls_ca is given without tls"},
+        {"{" GOOD ",\"tls\":true,\"tls_cert\":\"x\"}", "tls_key is missing"},
+        {"{" GOOD ",\"tls\":true,\"tls_key\":\"x\"}", "tls_cert is missing"},
         {"{" GOOD ",\"password\":{\"hush\":1}}", "password is not a string"},
         {"{" GOOD ",\"properties\":[]}", "properties is []"},
         {"{" GOOD ",\"properties\":{\"no.such\":1}}", "no.such"},
         {"{" GOOD ",\"properties\":{\"socket.timeout.ms\":\"soon\"}}", "socket.timeout.ms is soon: "},
-        {"{" GOOD ",\"properties\":{\"sasl.pasword\":\"hush\"}}", "sasl.pasword: No such"},
+        {"{" GOOD ",\"properties\":{\"sasl.pasword\":\"hush\"}}", "librdkafka has no \"sasl.pasword\""},
         {"{" GOOD ",\"properties\":{\"ssl.key.password\":\"\"},\"tls\":true,\"auth_mode\":\"PLAIN\","
          "\"username\":\"u\"}",
          "password is missing"},
@@ -103,7 +112,8 @@ static void test_refused(void **state)
         {"{" GOOD ",\"properties\":{\"plugin.library.paths\":\"/x.so\"}}", "loads or runs code"},
         {"{" GOOD ",\"properties\":{\"log_cb\":\"x\"}}", "log_cb cannot be set"},
         {"{" GOOD ",\"properties\":{\"sasl.password\":\"hush\"}}", "parameter of its own"},
-        {"{" GOOD ",\"properties\":{\"ssl.key.password\":{\"hush\":1}}}", "ssl.key.password is "},
+        {"{" GOOD ",\"properties\":{\"ssl.key.password\":{\"hush\":1}}}",
+         "ssl.key.password is something, not a text"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct kafka_parameters p;

@@ -296,7 +296,8 @@ static void test_problems(void **state)
     struct monitor_sample sample = {.dead_letters_full = true, .lost = 5};
     struct status_view view = view_of(&sample);
     const char worker[] =
-        "{\"storage\":\"refused \\u00e9\",\"sources\":[{\"name\":\"s\",\"error\":\"e\"},7,{}],"
+        "{\"storage\":\"refused \\u00e9\",\"sources\":[{\"name\":\"s\",\"error\":\"e\"},7,{},"
+        "{\"name\":\"b\",\"reason\":\"cannot be made\"}],"
         "\"triggers\":{\"broken\":[{\"id\":\"t\",\"reason\":\"r\"},{\"reason\":\"r2\"}]},"
         "\"warnings\":[1,null,\"w\"]}";
     view.state = "restarting";
@@ -313,6 +314,7 @@ static void test_problems(void **state)
         "5 events were trimmed away before they were read",
         "storage: refused \xc3\xa9",
         "w",
+        "source b: cannot be made",
         "source s: e",
         "trigger t: r",
         "trigger: r2",

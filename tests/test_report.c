@@ -8,7 +8,9 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "common/buffer.h"
@@ -163,6 +165,50 @@ static void test_sources(void **state)
                           "\"state\":\"publish_only\"}]" NO_TRIGGERS);
 }
 
+/* Lines of the log while `work` runs. */
+static unsigned logged(struct bed *bed, void (*work)(struct bed *))
+{
+    char text[16384];
+    unsigned lines = 0;
+    int sink = memfd_create("log", MFD_CLOEXEC);
+    int real = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    assert_true(sink >= 0 && real >= 0);
+    assert_int_equal(dup2(sink, STDERR_FILENO), STDERR_FILENO);
+    log_setup(LOG_LEVEL_WARN, false, "test_report", NULL);
+    work(bed);
+    log_setup(LOG_LEVEL_ERROR, false, "test_report", NULL);
+    assert_int_equal(dup2(real, STDERR_FILENO), STDERR_FILENO);
+    ssize_t n = pread(sink, text, sizeof text, 0);
+    for (ssize_t i = 0; i < n; i++)
+        lines += text[i] == '\n';
+    close(sink);
+    close(real);
+    return lines;
+}
+
+static void alternate(struct bed *bed)
+{
+    for (int i = 0; i < 50; i++)
+        report_source(bed->report, 1, "a", "KafkaEventSource", ARENA_SOURCE_UNAVAILABLE,
+                      i % 2 ? "one cause" : "another cause");
+}
+
+static void recover(struct bed *bed)
+{
+    report_source(bed->report, 1, "a", "KafkaEventSource", ARENA_SOURCE_READING, NULL);
+    report_source(bed->report, 1, "a", "KafkaEventSource", ARENA_SOURCE_UNAVAILABLE, "one cause");
+}
+
+/* Causes that take turns do not fill the log; the status has the last one. */
+static void test_causes_that_alternate(void **state)
+{
+    struct bed *bed = *state;
+    assert_int_equal(logged(bed, alternate), 4);
+    assert_text(bed, HEAD ",\"sources\":[{\"name\":\"a\",\"class\":\"KafkaEventSource\","
+                          "\"state\":\"unavailable\",\"error\":\"one cause\"}]" NO_TRIGGERS);
+    assert_int_equal(logged(bed, recover), 1);
+}
+
 static void test_triggers(void **state)
 {
     struct bed *bed = *state;
@@ -262,6 +308,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_changes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_warnings, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sources, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_causes_that_alternate, setup, teardown),
         cmocka_unit_test_setup_teardown(test_triggers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
         cmocka_unit_test(test_state_names),

@@ -16,7 +16,9 @@
 #define MAX_LIST                                                                                           \
     8192 /* bytes of a list of broken things in the message: with all else at its longest it fits a packet \
           */
-#define MAX_NAME 65 /* bytes of a source's name */
+#define MAX_NAME 65    /* bytes of a source's name */
+#define TOLD_AT_ONCE 4 /* errors of a source in one state that are logged as they come */
+#define TELL_EVERY (60 * CLOCK_S)
 
 struct source_line {
     bool used;
@@ -24,6 +26,8 @@ struct source_line {
     const char *class_name;
     enum arena_source_state state;
     char error[160];
+    unsigned told; /* texts that were logged in this state */
+    uint64_t told_ns;
 };
 
 struct warning {
@@ -152,6 +156,19 @@ void report_durability(struct report *report, const char *durability, bool durab
                    durable ? NULL : "durability=none: the storage keeps nothing through a crash of its own");
 }
 
+/* Causes that take turns are not logged each time. */
+static bool may_tell(struct source_line *s, bool new_state)
+{
+    uint64_t now = clock_coarse_ns();
+    if (new_state)
+        s->told = 0;
+    if (s->told >= TOLD_AT_ONCE && now < s->told_ns + TELL_EVERY)
+        return false;
+    s->told++;
+    s->told_ns = now;
+    return true;
+}
+
 void report_source(struct report *report, unsigned index, const char *name, const char *class_name,
                    enum arena_source_state state, const char *error)
 {
@@ -163,8 +180,9 @@ void report_source(struct report *report, unsigned index, const char *name, cons
     s->class_name = class_name;
     s->state = state;
     bool new_error = replace(s->error, sizeof s->error, error);
+    bool tell = new_error && error && may_tell(s, changed);
     unlock_changed(report, changed || new_error);
-    if (new_error && error)
+    if (tell)
         log_warn("event_source", LOG_STR("source", name), LOG_STR("state", source_state_name(state)),
                  LOG_STR("error", error));
     else if (changed && index)

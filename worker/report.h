@@ -25,7 +25,7 @@ void report_timers(struct report *report, size_t count, uint64_t next_unix_ns);
 /* error NULL: the storage answers. */
 void report_storage(struct report *report, const struct error *error);
 void report_durability(struct report *report, const char *durability, bool durable);
-/* error NULL: none. */
+/* error NULL: none. Another error is logged; of many that take turns in one state, one a minute. */
 void report_source(struct report *report, unsigned index, const char *name, const char *class_name,
                    enum arena_source_state state, const char *error);
 void report_source_gone(struct report *report, unsigned index);

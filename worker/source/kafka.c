@@ -223,7 +223,7 @@ static void acknowledge(struct source *source)
 static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
     const struct kafka_source *s = rd_kafka_opaque(rk);
-    kafka_log(s->name, level, facility, text);
+    kafka_log(s->name, level, facility, text, s->reading);
 }
 
 /* Thread: source, while it takes messages off the queue. */
@@ -234,7 +234,7 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
     if (code == RD_KAFKA_RESP_ERR__FATAL)
         code = (int)rd_kafka_fatal_error(rk, fatal, sizeof fatal);
     if (code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) /* which says less than what came before it */
-        snprintf(s->reason, sizeof s->reason, "%s", reason);
+        kafka_reason(s->reason, sizeof s->reason, reason);
     if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || code == RD_KAFKA_RESP_ERR__AUTHENTICATION)
         kafka_check_soon(s);
 }

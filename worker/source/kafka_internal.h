@@ -45,9 +45,9 @@ struct kafka_source {
     uint64_t missing_ns;     /* since when the topic is not there; 0: it is */
     size_t n_seen;           /* partitions of the topic now */
     unsigned failures;
-    bool reading;                                       /* what the state says */
-    bool failed;                                        /* it has stopped for good */
-    uint64_t lag_ns;                                    /* when the lag was looked at last */
+    _Atomic bool reading; /* what the state says; librdkafka's threads look, too */
+    bool failed;          /* it has stopped for good */
+    uint64_t lag_ns;      /* when the lag was looked at last */
     char reason[sizeof((struct error *)NULL)->message]; /* of the last trouble that librdkafka told */
     struct buffer scratch;
     struct buffer body;

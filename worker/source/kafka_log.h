@@ -1,7 +1,14 @@
-/* librdkafka's log lines in ours. Thread: any. */
+/* librdkafka's log lines in ours, and its reasons. Thread: any. */
 #pragma once
+
+#include <stdbool.h>
 
 #include <librdkafka/rdkafka.h>
 
-/* level: of syslog. */
-void kafka_log(const char *source, int level, const char *facility, const char *text);
+/* level: of syslog. working: whether events flow; if they do not, the state of the source tells what has
+ * failed, and the log does so once. */
+void kafka_log(const char *source, int level, const char *facility, const char *text, bool working);
+
+/* Copies a reason of an error callback without what makes it another one each time: "(after 3ms in state
+ * CONNECT, 4 identical error(s) suppressed)". */
+void kafka_reason(char *to, size_t size, const char *reason);

@@ -148,13 +148,52 @@ static int read_text(const struct json_value *json, const char *name, const char
     return *ret_text ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
 }
 
+static bool is_port(const char *text, size_t len)
+{
+    unsigned port = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (i == 5 || text[i] < '0' || text[i] > '9')
+            return false;
+        port = port * 10 + (unsigned)(text[i] - '0');
+    }
+    return port > 0 && port <= 65535;
+}
+
+/* "host", "host:port", the host also as [IPv6 address]. librdkafka would take the low 16 bits of any number.
+ */
+static bool is_broker(const char *text, size_t len)
+{
+    const char *end = *text == '[' ? memchr(text, ']', len) : text - 1;
+    const char *colon = end ? memchr(end + 1, ':', len - (size_t)(end + 1 - text)) : NULL;
+    size_t host = colon ? (size_t)(colon - text) : len;
+    if (!end || (end > text && end + 1 != text + host) || (colon && !is_port(colon + 1, len - host - 1)))
+        return false;
+    for (size_t i = 0; i < host; i++)
+        if ((unsigned char)text[i] <= ' ' || strchr("/@\"\\", text[i]))
+            return false;
+    return host > 0;
+}
+
+/* Commas may stand between several, or behind one. */
 static int append_broker(const struct json_value *value, struct buffer *list, struct error *err)
 {
+    BUFFER_AUTO text = BUFFER_INIT;
+    char *rest = NULL, *one;
     if (value->type != JSON_STRING || !value->len || has_nul(value))
         return wrong("broker_list", value, "host:port", err);
-    if (list->len)
-        buffer_append_char(list, ',');
-    json_unescape(value, list);
+    json_unescape(value, &text);
+    buffer_append_char(&text, '\0');
+    if (text.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    for (one = strtok_r(text.data, ", ", &rest); one; one = strtok_r(NULL, ", ", &rest)) {
+        if (!is_broker(one, strlen(one)))
+            return error_set(err, ERROR_INVALID,
+                             "parameter broker_list: \"%.*s\" is not host:port, with a port from 1 to 65535",
+                             SHOWN, one);
+        if (list->len)
+            buffer_append_char(list, ',');
+        buffer_append_text(list, one);
+    }
     return 0;
 }
 
@@ -175,9 +214,9 @@ static int read_brokers(const struct json_value *json, char **ret_list, struct e
         while (json_next(&iter, &name, &element))
             if (append_broker(&element, &list, err) < 0)
                 return -1;
-        if (!list.len)
-            return error_set(err, ERROR_INVALID, "parameter broker_list is empty");
     }
+    if (!list.len)
+        return error_set(err, ERROR_INVALID, "parameter broker_list is empty");
     *ret_list = list.failed ? NULL : strdup(buffer_text(&list));
     return *ret_list ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
 }
@@ -227,6 +266,9 @@ static int read_tls(const struct json_value *json, struct kafka_parameters *p, s
                          p->tls_ca[0]     ? "tls_ca"
                          : p->tls_cert[0] ? "tls_cert"
                                           : "tls_key");
+    if (!p->tls_cert[0] != !p->tls_key[0])
+        return error_set(err, ERROR_INVALID, "parameter %s is missing, which belongs to %s",
+                         p->tls_key[0] ? "tls_cert" : "tls_key", p->tls_key[0] ? "tls_key" : "tls_cert");
     return 0;
 }
 
@@ -246,7 +288,8 @@ static int read_property(const struct json_value *name, const struct json_value 
     if (value->type == JSON_ABSENT || value->type == JSON_NULL || value->type == JSON_ARRAY ||
         value->type == JSON_OBJECT || has_nul(value))
         return error_set(err, ERROR_INVALID, "parameter properties: %.*s is %.*s, not a text", SHOWN, text,
-                         is_secret(text) ? 0 : (int)(len < SHOWN ? len : SHOWN), raw);
+                         is_secret(text) ? 9 : (int)(len < SHOWN ? len : SHOWN),
+                         is_secret(text) ? "something" : raw);
     p->properties[2 * p->n_properties - 1] = copy_text(value);
     return p->properties[2 * p->n_properties - 1] ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
 }
@@ -291,10 +334,11 @@ static int check_topic(const char *topic, struct error *err)
     size_t len = strlen(topic);
     if (len > 249 || !strcmp(topic, ".") || !strcmp(topic, "..") ||
         strspn(topic, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != len)
-        return error_set(err, ERROR_INVALID,
-                         "parameter topic is %.*s, not a name of at most 249 letters, digits, '.', '_' and "
-                         "'-'",
-                         SHOWN, topic);
+        return error_set(
+            err, ERROR_INVALID,
+            "parameter topic is \"%.*s\", not a name of at most 249 letters, digits, '.', '_' and "
+            "'-'",
+            SHOWN, topic);
     return 0;
 }
 
@@ -338,11 +382,12 @@ static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struc
     rd_kafka_conf_res_t result = rd_kafka_conf_set(conf, name, value, why, sizeof why);
     if (result == RD_KAFKA_CONF_OK)
         return 0;
-    if (is_secret(name))
-        return error_set(err, ERROR_INVALID, "parameter properties: %.*s has a wrong value", SHOWN, name);
     /* An unknown name may be a slip for one whose value is secret. */
     if (result == RD_KAFKA_CONF_UNKNOWN)
-        return error_set(err, ERROR_INVALID, "parameter properties: %.*s: %s", SHOWN, name, why);
+        return error_set(err, ERROR_INVALID, "parameter properties: librdkafka has no \"%.*s\"", SHOWN, name);
+    if (is_secret(name))
+        return error_set(err, ERROR_INVALID, "parameter properties: %.*s has a wrong value", SHOWN, name);
+    why[strcspn(why, "\n")] = '\0';
     return error_set(err, ERROR_INVALID, "parameter properties: %.*s is %.*s: %s", SHOWN, name, SHOWN, value,
                      why);
 }

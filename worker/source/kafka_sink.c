@@ -181,7 +181,7 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
     const struct kafka_sink *s = rd_kafka_opaque(rk);
-    kafka_log(s->name, level, facility, text);
+    kafka_log(s->name, level, facility, text, false);
 }
 
 /* --- sending --- */

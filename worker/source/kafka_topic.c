@@ -19,6 +19,12 @@ static int failed(rd_kafka_resp_err_t code, const char *what, const char *topic,
                      topic, what, rd_kafka_err2str(code));
 }
 
+static bool is_silence(rd_kafka_resp_err_t code)
+{
+    return code == RD_KAFKA_RESP_ERR__TRANSPORT || code == RD_KAFKA_RESP_ERR__TIMED_OUT ||
+           code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
+}
+
 static int read_partitions(const struct rd_kafka_metadata *metadata, const char *name, size_t *ret_n,
                            struct error *err)
 {
@@ -40,7 +46,9 @@ int kafka_topic_partitions(rd_kafka_t *rk, rd_kafka_topic_t *topic, int timeout_
     const char *name = rd_kafka_topic_name(topic);
     rd_kafka_resp_err_t code = rd_kafka_metadata(rk, 0, topic, &metadata, timeout_ms);
     if (code)
-        return failed(code, "metadata", name, err);
+        return failed(code,
+                      is_silence(code) ? "no broker answers, or not as tls and auth_mode say" : "metadata",
+                      name, err);
     int r = read_partitions(metadata, name, ret_n, err);
     rd_kafka_metadata_destroy(metadata);
     return r;

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <curl/curl.h>
+
 #include "common/buffer.h"
 #include "common/error.h"
 #include "common/json.h"
@@ -94,6 +96,18 @@ static char *part(const char *text, size_t len)
     return len ? strndup(text, len) : NULL;
 }
 
+/* "http[s]://host[:port][/path]", as curl takes it. */
+static bool is_base(const char *url)
+{
+    size_t scheme = !strncmp(url, "https://", 8) ? 8 : !strncmp(url, "http://", 7) ? 7 : 0;
+    if (!scheme || !url[scheme] || strpbrk(url + scheme, "@?# "))
+        return false;
+    CURLU *parsed = curl_url();
+    bool good = parsed && curl_url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK;
+    curl_url_cleanup(parsed);
+    return good;
+}
+
 /* arn:aws:sqs:<region>:<account>:<name> */
 static bool read_arn(struct sqs_parameters *p, char **ret_region)
 {
@@ -130,7 +144,7 @@ static bool read_url(struct sqs_parameters *p, char **ret_region)
         p->endpoint = part(p->queue, (size_t)(host + host_len - p->queue));
     p->url = p->queue;
     p->queue = strdup(name);
-    return p->queue && p->endpoint;
+    return p->queue && p->endpoint && is_base(p->endpoint);
 }
 
 static int read_queue(struct sqs_parameters *p, struct error *err)
@@ -146,12 +160,15 @@ static int read_queue(struct sqs_parameters *p, struct error *err)
     else
         good = is_name(p->queue);
     if (!good) {
-        const char *shown = p->queue ? p->queue : p->url;
+        const char *shown = p->url ? p->url : p->queue;
         free(region);
         return strchr(shown, '@') /* there may be a password */
                    ? error_set(err, ERROR_INVALID, "parameter queue is a URL with a user, or none of a queue")
-                   : error_set(err, ERROR_INVALID,
-                               "parameter queue is %.120s, not the name, URL or ARN of a queue", shown);
+                   : error_set(
+                         err, ERROR_INVALID,
+                         "parameter queue is \"%.120s\", not the name, URL or ARN of a queue (names have at "
+                         "most 80 letters, digits, '-' and '_')",
+                         shown);
     }
     p->fifo = ends_with(p->queue, ".fifo");
     if (!p->region)
@@ -172,7 +189,7 @@ static int read_region(struct sqs_parameters *p, struct error *err)
         return error_set(err, ERROR_INVALID,
                          "parameter region is missing, and neither queue nor AWS_REGION tells it");
     if (strspn(p->region, "abcdefghijklmnopqrstuvwxyz0123456789-") < strlen(p->region))
-        return error_set(err, ERROR_INVALID, "parameter region is %.60s, which is none", p->region);
+        return error_set(err, ERROR_INVALID, "parameter region is \"%.60s\", which is none", p->region);
     return 0;
 }
 
@@ -180,13 +197,12 @@ static int read_region(struct sqs_parameters *p, struct error *err)
 static int check_endpoint(const struct sqs_parameters *p, struct error *err)
 {
     const char *url = p->endpoint;
-    if (!url)
+    if (!url || is_base(url))
         return 0;
-    size_t scheme = !strncmp(url, "https://", 8) ? 8 : !strncmp(url, "http://", 7) ? 7 : 0;
-    if (!scheme || !url[scheme] || strpbrk(url + scheme, "@?# "))
-        return error_set(err, ERROR_INVALID,
-                         "parameter endpoint is no http or https URL without user and query");
-    return 0;
+    return strchr(url, '@') /* there may be a password */
+               ? error_set(err, ERROR_INVALID, "parameter endpoint is a URL with a user")
+               : error_set(err, ERROR_INVALID,
+                           "parameter endpoint is \"%.120s\", not an http or https URL without query", url);
 }
 
 static int check_credentials(const struct sqs_parameters *p, struct error *err)
