@@ -803,6 +803,7 @@ static void test_killed(void **state)
     struct told *told = mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(told, MAP_FAILED);
     storage_close(begin());
+    atomic_store(&told->epoch_begun, 1);
     atomic_store(&told->epoch_done, 1);
     for (int i = 0; i < kills; i++) {
         int status = 0;
