@@ -163,7 +163,7 @@ static void test_unsure(void **state)
     publish(10, 10);
     await_count(bed, 20);
     worker_bed_stop(bed); /* waits for that, too */
-    assert_int_equal(rabbitmq_server_messages(&broker, queue), 0);
+    AWAIT_BED(bed, rabbitmq_server_messages(&broker, queue) == 0);
     freeReplyObject(redis_server_do(&redis, "CONFIG SET appendonly no"));
 }
 

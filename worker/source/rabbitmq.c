@@ -66,7 +66,7 @@
 #define SETTLED_NS (30 * CLOCK_S)
 #define LOST_NS (45 * CLOCK_S)
 #define TWINS_NS (600 * CLOCK_S) /* since when none was seen: there are none any more */
-#define LAST_NS CLOCK_S          /* for the last words at a stop */
+#define LAST_NS (3 * CLOCK_S)    /* for the last words at a stop */
 #define ACKS 64                  /* that wait for the storage's disk */
 #define ACK_SPACING (100 * CLOCK_MS)
 
