@@ -346,7 +346,9 @@ int cloudevent_parse(struct cloudevent *event, const char *json, size_t len, str
 {
     struct json_value value;
     cloudevent_clear(event);
-    return json_scan(json, len, &value, err) < 0 ? -1 : cloudevent_read(event, &value, scratch, err);
+    return json_scan_within(json, len, JSON_DATA_DEPTH + 1, &value, err) < 0
+               ? -1
+               : cloudevent_read(event, &value, scratch, err);
 }
 
 int cloudevent_check(const struct cloudevent *event, struct error *err)
@@ -641,7 +643,8 @@ int cloudevent_unpack_checked(const void *from, size_t len, struct cloudevent *r
     int r = check_spans(ret_event, (const char *)from + head, err);
     if (r == 0)
         r = cloudevent_check(ret_event, err);
-    if (r == 0 && ret_event->data == CE_DATA_JSON && json_scan(data->text, data->len, &value, err) < 0)
+    if (r == 0 && ret_event->data == CE_DATA_JSON &&
+        json_scan_within(data->text, data->len, JSON_DATA_DEPTH, &value, err) < 0)
         r = error_prefix(err, "attribute data");
     if (r == 0 && ret_event->data == CE_DATA_BASE64 && base64_digits(data->text, data->len) < 0)
         r = error_set(err, ERROR_INVALID, "attribute data_base64: not base64");
@@ -669,7 +672,8 @@ static void append_text_data(const struct cloudevent *event, const char *text, s
 {
     const struct cloudevent_span *type = &event->attribute[CE_DATACONTENTTYPE];
     struct json_value value;
-    if ((type->len == 0 || is_json_type(type)) && json_scan(text, n, &value, NULL) == 0) {
+    if ((type->len == 0 || is_json_type(type)) &&
+        json_scan_within(text, n, JSON_DATA_DEPTH, &value, NULL) == 0) {
         size_t len;
         const char *raw = json_raw(&value, &len);
         buffer_append(out, raw, len);

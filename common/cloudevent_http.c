@@ -243,7 +243,7 @@ static int read_batch(const struct cloudevent_http_message *message, struct buff
     struct json_iter iter;
     struct cloudevent event;
     int status = 0;
-    if (json_scan(message->body, message->body_len, &root, err) < 0)
+    if (json_scan_within(message->body, message->body_len, JSON_DATA_DEPTH + 2, &root, err) < 0)
         return CLOUDEVENT_HTTP_INVALID;
     if (root.type != JSON_ARRAY) {
         error_set(err, ERROR_INVALID, "a batch must be a JSON array, not %s", json_type_name(root.type));

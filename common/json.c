@@ -5,6 +5,7 @@
 #include "common/buffer.h"
 #include "common/error.h"
 
+#include <assert.h>
 #include <string.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -15,6 +16,7 @@ struct scanner {
     const char *end;
     const char *at;
     const char *wrong;
+    unsigned depth;                       /* that is allowed */
     uint64_t object[JSON_MAX_DEPTH / 64]; /* bit d: level d is an object */
 };
 
@@ -346,7 +348,7 @@ static const char *scan_value(struct scanner *s, const char *p)
         if (p == end)
             return fail(s, p, "");
         if (*p == '{' || *p == '[') {
-            if (depth == JSON_MAX_DEPTH)
+            if (depth == s->depth)
                 return fail(s, p, "nested too deeply");
             object = *p == '{';
             uint64_t bit = UINT64_C(1) << (depth & 63);
@@ -463,9 +465,16 @@ static inline const char *read_value(const char *p, const char *end, struct json
 
 int json_scan(const char *text, size_t len, struct json_value *ret_value, struct error *err)
 {
+    return json_scan_within(text, len, JSON_MAX_DEPTH, ret_value, err);
+}
+
+int json_scan_within(const char *text, size_t len, unsigned depth, struct json_value *ret_value,
+                     struct error *err)
+{
+    assert(depth <= JSON_MAX_DEPTH);
     if (len == 0) /* text may be NULL */
         text = "";
-    struct scanner s = {.end = text + len, .at = text, .wrong = ""};
+    struct scanner s = {.end = text + len, .at = text, .wrong = "", .depth = depth};
     const char *start = skip_space(text, s.end);
     const char *p = scan_value(&s, start);
     const char *close = p;
@@ -479,6 +488,14 @@ int json_scan(const char *text, size_t len, struct json_value *ret_value, struct
     else
         *ret_value = (struct json_value){start, n, type_of(*start), false};
     return 0;
+}
+
+bool json_is_deeper(const struct json_value *value, unsigned depth)
+{
+    struct json_value same;
+    if (value->type < JSON_ARRAY || value->len < 2 * ((size_t)depth + 1)) /* the brackets alone are longer */
+        return false;
+    return json_scan_within(value->text, value->len, depth, &same, NULL) < 0;
 }
 
 void json_iter_init(struct json_iter *iter, const struct json_value *container)

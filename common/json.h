@@ -2,7 +2,8 @@
  *
  * json_scan() validates a whole text; everything else works on values that it has returned (validated text),
  * and so cannot fail on syntax. Lone surrogates in \u escapes are refused, as is nesting deeper than
- * JSON_MAX_DEPTH. Thread: any. Fuzzed: tests/fuzz. */
+ * JSON_MAX_DEPTH. What comes from outside is nested no deeper than JSON_DATA_DEPTH: it is kept inside of
+ * documents of ours, which must be readable, too. Thread: any. Fuzzed: tests/fuzz. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,7 +13,8 @@
 struct buffer;
 struct error;
 
-#define JSON_MAX_DEPTH 256
+#define JSON_MAX_DEPTH 320
+#define JSON_DATA_DEPTH 255 /* of an event's data */
 
 enum json_type {
     JSON_ABSENT,
@@ -43,6 +45,11 @@ struct json_iter {
 /* Validates the whole text and returns its value. Errors: ERROR_INVALID with what is wrong and the byte
  * offset. */
 int json_scan(const char *text, size_t len, struct json_value *ret_value, struct error *err);
+/* The same, but nested no deeper than that. */
+int json_scan_within(const char *text, size_t len, unsigned depth, struct json_value *ret_value,
+                     struct error *err);
+/* Whether a value is nested deeper than that. */
+bool json_is_deeper(const struct json_value *value, unsigned depth);
 
 void json_iter_init(struct json_iter *iter, const struct json_value *container);
 /* The next member (name and value) or element (name->type JSON_ABSENT); false at the end. Duplicate names are

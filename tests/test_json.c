@@ -213,6 +213,14 @@ static void test_depth(void **state)
     }
     assert_non_null(strstr(err.message, "nested too deeply"));
 
+    struct json_value deep = {.text = text, .len = 2 * (JSON_DATA_DEPTH + 1), .type = JSON_ARRAY};
+    memset(text, '[', JSON_DATA_DEPTH + 1);
+    memset(text + JSON_DATA_DEPTH + 1, ']', JSON_DATA_DEPTH + 1);
+    assert_int_equal(json_scan_within(text, deep.len, JSON_DATA_DEPTH, &value, &err), -1);
+    assert_int_equal(json_scan_within(text, deep.len, JSON_DATA_DEPTH + 1, &value, &err), 0);
+    assert_true(json_is_deeper(&deep, JSON_DATA_DEPTH));
+    assert_false(json_is_deeper(&deep, JSON_DATA_DEPTH + 1));
+
     /* Alternately objects and arrays: each level must remember which it is. */
     size_t n = 0;
     for (size_t i = 0; i < JSON_MAX_DEPTH; i++)

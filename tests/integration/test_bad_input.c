@@ -319,6 +319,38 @@ static void test_bad_events(void **state)
     free(data);
 }
 
+/* Data nested as deeply as data may be are inside of other documents when they are stored: a trigger's
+ * context, an event of the workflow. Those are read again by the next worker. */
+static void test_deep_data(void **state)
+{
+    enum { DEPTH = 255 };
+    struct worker_bed *bed = *state;
+    char data[2 * DEPTH + 1] = "";
+    memset(data, '[', DEPTH);
+    memset(data + DEPTH, ']', DEPTH);
+    good_trigger(bed);
+    worker_bed_trigger(bed, "join", "DAG_TASK_JOIN", "{\"dependencies\":{\"a\":{\"join\":2,\"counter\":0}}}",
+                       EMIT_OUT, "t", "a");
+    worker_bed_trigger(bed, "pass", "AWS_ASF_CONDITION",
+                       "{\"Subject\":\"P\",\"State\":{\"Type\":\"Pass\",\"ResultPath\":\"$\"}}",
+                       "{\"name\":\"AWS_ASF_PASS\"}", "t", "pass");
+    worker_bed_trigger(bed, "passed", "DAG_TASK_JOIN",
+                       "{\"dependencies\":{\"P\":{\"join\":2,\"counter\":0}}}", EMIT_OUT, "lambda.success",
+                       "P");
+    for (int i = 0; i < 2; i++) {
+        char id[32];
+        worker_bed_up(bed);
+        snprintf(id, sizeof id, "deep-%d", i);
+        assert_int_equal(workspace_publish_one(&bed->workspace, "in", id, "t", "a", data), 0);
+        snprintf(id, sizeof id, "deep-pass-%d", i);
+        assert_int_equal(workspace_publish_one(&bed->workspace, "in", id, "t", "pass", data), 0);
+        worker_bed_publish(bed, "t", "good", 1);
+        expect_good(bed, i + 1);
+        assert_int_equal(workspace_stream_length(&bed->workspace, "out"), 2 * i);
+        assert_false(worker_bed_logged(bed, "broken_triggers"));
+    }
+}
+
 /* --- the storage --- */
 
 static void test_storage_absent_at_start(void **state)
@@ -506,6 +538,7 @@ int main(int argc, char **argv)
         TEST(test_sink_of_wrong_type),
         TEST(test_sink_without_server),
         TEST(test_bad_events),
+        TEST(test_deep_data),
         cmocka_unit_test(test_storage_absent_at_start),
         TEST(test_storage_refuses_password),
         TEST(test_storage_read_only),

@@ -75,7 +75,7 @@ static enum invocation_verdict judge(struct work *w, const struct http_answer *a
     enum invocation_verdict verdict = invocation_judge(w->invocation, answer, err);
     if (verdict != INVOCATION_DONE)
         return verdict;
-    if (json_scan(answer->body, answer->len, &root, err) < 0) {
+    if (json_scan_within(answer->body, answer->len, JSON_DATA_DEPTH, &root, err) < 0) {
         error_prefix(err, "the answer is not JSON");
         return INVOCATION_FAILED;
     }

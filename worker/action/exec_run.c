@@ -303,7 +303,7 @@ static int reply(const struct invocation *i, const struct http_answer *answer, s
     if (json && r->output_cut)
         return error_set(err, ERROR_LIMIT, "the output, which should be JSON, has more than %u bytes",
                          r->output_len);
-    if (json && json_scan(w->end->output, r->output_len, &value, err) < 0)
+    if (json && json_scan_within(w->end->output, r->output_len, JSON_DATA_DEPTH - 1, &value, err) < 0)
         return error_prefix(err, "the output is not JSON");
     if (!json_member(&i->body, "reply", &wanted) || wanted.type != JSON_OBJECT)
         return 1;

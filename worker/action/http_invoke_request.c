@@ -208,13 +208,7 @@ static bool is_text(const char *text, size_t len)
 static bool is_json(const char *text, size_t len)
 {
     struct json_value json;
-    BUFFER_AUTO inside = BUFFER_INIT;
-    if (json_scan(text, len, &json, NULL) < 0)
-        return false;
-    buffer_append_char(&inside, '[');
-    buffer_append(&inside, text, len);
-    buffer_append_char(&inside, ']');
-    return !inside.failed && json_scan(inside.data, inside.len, &json, NULL) == 0;
+    return json_scan_within(text, len, JSON_DATA_DEPTH, &json, NULL) == 0;
 }
 
 /* JSON by its content type or without one, when it is; else text; else base64. */

@@ -112,7 +112,8 @@ static void append_answer(const struct http_answer *answer, struct buffer *out)
     struct json_value json;
     size_t shown = cut_text(answer->body, answer->len);
     buffer_printf(out, "{\"status\":%u,\"body\":", answer->status);
-    if (shown == answer->len && json_scan(answer->body, answer->len, &json, NULL) == 0)
+    if (shown == answer->len &&
+        json_scan_within(answer->body, answer->len, JSON_DATA_DEPTH - 3, &json, NULL) == 0)
         redact_json(&json, NULL, out);
     else
         append_text(answer->body, shown, out);

@@ -43,6 +43,10 @@ static struct shard *shard_of(struct firing *firing)
 static int emit(struct firing *firing, const struct cloudevent *event, struct error *err)
 {
     struct shard *s = shard_of(firing);
+    const struct cloudevent_span *data = &event->attribute[CE_DATA];
+    const struct json_value value = {.text = data->text, .len = data->len, .type = JSON_OBJECT};
+    if (event->data == CE_DATA_JSON && json_is_deeper(&value, JSON_DATA_DEPTH))
+        return error_set(err, ERROR_LIMIT, "the event's data are nested deeper than %d", JSON_DATA_DEPTH);
     return internal_emit(s->worker->internal, event, s->epoch, err);
 }
 

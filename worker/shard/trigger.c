@@ -375,6 +375,8 @@ int trigger_patch(struct trigger *trigger, const struct json_value *members, str
     struct json_value after;
     BUFFER_AUTO old = BUFFER_INIT;
     BUFFER_AUTO patched = BUFFER_INIT;
+    if (json_is_deeper(members, JSON_DATA_DEPTH)) /* it is merged by recursion, and kept within a document */
+        return error_set(err, ERROR_INVALID, "is nested deeper than %d", JSON_DATA_DEPTH);
     trigger_write_context(trigger, &old);
     if (old.failed)
         return error_set(err, ERROR_MEMORY, "out of memory");

@@ -125,7 +125,7 @@ int sqs_event_read(struct cloudevent *event, const char *body, size_t len, struc
 {
     struct json_value root, context, version;
     cloudevent_clear(event);
-    if (json_scan(body, len, &root, err) < 0)
+    if (json_scan_within(body, len, JSON_DATA_DEPTH + 1, &root, err) < 0)
         return -1;
     bool record = root.type == JSON_OBJECT && !json_member(&root, "specversion", &version) &&
                   json_member(&root, "requestContext", &context) && context.type == JSON_OBJECT;
