@@ -257,6 +257,10 @@ static void test_find_key(void **state)
     assert_true(firing_find_key(&firing, key, 5, &element));
     assert_int_equal(element, 4);
     assert_false(firing_find_key(&firing, key, 4, &element));
+    struct firing later = {.trigger = &trigger, .creation = "1.5", .number = 150000};
+    firing_key(&earlier, 999999, key); /* of many, and many were started again since */
+    assert_true(firing_find_key(&later, key, 1000000, &element));
+    assert_int_equal(element, 999999);
     firing_key(&firing, 0, key); /* of this firing itself */
     assert_false(firing_find_key(&firing, key, 5, &element));
     assert_false(firing_find_key(&firing, "0123", 5, &element));

@@ -244,7 +244,7 @@ static void test_large_map(void **state)
 
 static void put_task(struct bed *bed, const char *id, const char *upstream, const char *operator_more)
 {
-    char operator[1024], dependencies[128] = "{}";
+    char operator[8192], dependencies[128] = "{}";
     if (*upstream)
         snprintf(dependencies, sizeof dependencies, "{\"%s\":{\"join\":-1,\"counter\":0}}", upstream);
     char *text;
@@ -446,13 +446,54 @@ static void test_failed_twice(void **state)
     put_end(bed, "map");
     put_handler(bed, "retry", "DAG_TASK_RETRY_HANDLER", "{}", "*");
     put_handler(bed, "failures", "DAG_TASK_FAILURE_HANDLER", "{}", "*");
+    worker_bed_trigger(bed->worker, "second", "JOIN", "{\"join\":2}", "{\"name\":\"DAG_TASK_FAILURE_HANDLER\"}",
+                       FAILURE, "*");
     worker_bed_up(bed->worker);
     run(bed);
     await_end(bed, 1);
     assert_int_equal(function_server_starts(bed->server, "map", "map", NULL), 3 + 2);
     assert_string_equal(context(bed, "retry", "retries"), "{\"map\":2}");
+    assert_int_equal(workspace_context(&bed->worker->workspace, "second", "n_failures"), 1);
     assert_int_equal(workspace_context(&bed->worker->workspace, "failures", "n_failures"), 2);
     assert_string_equal(context(bed, "__end__", "dependencies"), "{\"map\":{\"join\":3,\"counter\":3}}");
+    worker_bed_stop(bed->worker);
+}
+
+#define MANY 600
+
+static bool each_fails_once(void *data, const char *function, const struct json_value *payload,
+                            struct buffer *result)
+{
+    bool *failed = data;
+    struct json_value value;
+    int64_t x;
+    (void)function;
+    assert_true(json_member(payload, "x", &value) && json_integer(&value, &x) && x >= 0 && x < MANY);
+    buffer_append_text(result, "1");
+    bool done = failed[x];
+    failed[x] = true;
+    return done;
+}
+
+/* However many of a task's invocations are started again. */
+static void test_many_failed(void **state)
+{
+    struct bed *bed = *state;
+    bool failed[MANY] = {false};
+    BUFFER_AUTO more = BUFFER_INIT;
+    function_server_compute(bed->server, each_fails_once, failed);
+    buffer_append_text(&more, ",\"iter_data\":{\"x\":[");
+    for (unsigned i = 0; i < MANY; i++)
+        buffer_printf(&more, "%s%u", i ? "," : "", i);
+    buffer_append_text(&more, "]}");
+    put_task(bed, "map", "", buffer_text(&more));
+    put_end(bed, "map");
+    put_handler(bed, "retry", "DAG_TASK_RETRY_HANDLER", "{\"max_retries\":1000}", "*");
+    worker_bed_up(bed->worker);
+    run(bed);
+    await_end(bed, 1);
+    assert_string_equal(context(bed, "__end__", "dependencies"), "{\"map\":{\"join\":600,\"counter\":600}}");
+    assert_int_equal(workspace_count(&bed->worker->workspace, "dead_letters"), 0);
     worker_bed_stop(bed->worker);
 }
 
@@ -595,7 +636,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         TEST(test_conformance),   TEST(test_immediate),  TEST(test_run_again),     TEST(test_dummies),
         TEST(test_lambda),        TEST(test_large_map),  TEST(test_map_reduce),    TEST(test_wrong_arguments),
-        TEST(test_correction),    TEST(test_all_failed), TEST(test_retry_handler), TEST(test_failed_twice),
+        TEST(test_correction),    TEST(test_all_failed), TEST(test_retry_handler), TEST(test_failed_twice), TEST(test_many_failed),
         TEST(test_retry_by_hand), TEST(test_redrive),    TEST(test_uncertain),     TEST(test_redrive_write),
         TEST(test_throttle),
     };

@@ -92,7 +92,8 @@ int firing_context(const struct firing *firing, struct buffer *out, struct error
 int firing_settings(const struct firing *firing, struct buffer *out, struct error *err);
 /* Merges members into the trigger's own context (RFC 7396). Errors: ERROR_INVALID, ERROR_MEMORY. */
 int firing_merge(struct firing *firing, const struct json_value *members, struct error *err);
-/* Whether this trigger has not fired for this key before; it is remembered with the firing. 1 new, 0 not.
+/* Whether this trigger has not fired for this key, the event's, before; it is remembered with the firing,
+ * unless its condition counts each key once anyway. 1 new, 0 not.
  * Errors: ERROR_MEMORY. */
 int firing_once(struct firing *firing, const char *key, size_t len, struct error *err);
 /* Writes into the contexts of other triggers (write.h): of that with this id, or of all that events of this

@@ -98,10 +98,11 @@ static struct invocation_gate *gate_of(struct hash_table *table, const char *nam
     return g;
 }
 
-/* Nobody points to it any more: one without a rate holds nothing to remember. */
+/* Nobody points to it any more: one without a rate holds nothing to remember. It may have had one until a
+ * moment ago, when its trigger was replaced: then it is still looked at. */
 static void gate_unref(struct invocation_gate *g)
 {
-    if (--g->users || !g->table || g->gate.period_ns)
+    if (--g->users || !g->table || g->gate.period_ns || g->limited)
         return;
     hash_remove(g->table, g->name, g->len);
     free(g);

@@ -34,6 +34,18 @@ const char *firing_trigger(const struct firing *firing)
     return firing->trigger->id;
 }
 
+/* What hides the element in the last 32 bits of a key, made of the others. */
+static uint32_t mask_of(XXH128_hash_t h)
+{
+    return (uint32_t)(((h.high64 ^ h.low64 >> 32) * UINT64_C(0x9E3779B97F4A7C15)) >> 32);
+}
+
+static uint32_t element_of(XXH128_hash_t key)
+{
+    return (uint32_t)key.low64 ^ mask_of(key);
+}
+
+/* The element can be told from it: so a key is looked for without trying all elements. */
 static XXH128_hash_t key_hash(const char *creation, const char *identity, size_t identity_len,
                               uint64_t number, uint32_t element)
 {
@@ -43,7 +55,9 @@ static XXH128_hash_t key_hash(const char *creation, const char *identity, size_t
     XXH3_128bits_update(&state, creation, strlen(creation) + 1);
     XXH3_128bits_update(&state, identity, identity_len + 1);
     XXH3_128bits_update(&state, numbers, sizeof numbers);
-    return XXH3_128bits_digest(&state);
+    XXH128_hash_t h = XXH3_128bits_digest(&state);
+    h.low64 = (h.low64 & ~UINT64_C(0xFFFFFFFF)) | (element ^ mask_of(h));
+    return h;
 }
 
 void firing_key_of(const char *creation, const char *identity, size_t identity_len, uint64_t number,
@@ -60,25 +74,25 @@ void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTI
     firing_key_of(firing->creation, t->identity, t->identity_len, firing->number, element, ret_key);
 }
 
-#define FIRINGS_SEARCHED 10000
-#define KEYS_SEARCHED 200000 /* some ten milliseconds */
+#define FIRINGS_SEARCHED 200000 /* some ten milliseconds */
 
 bool firing_find_key(const struct firing *firing, const char *key, uint32_t n_elements, uint32_t *ret_element)
 {
     const struct trigger *t = firing->trigger;
     unsigned long long high, low;
-    uint64_t searched = 0;
     if (strlen(key) != ACTION_KEY_MAX - 1 || sscanf(key, "%16llx%16llx", &high, &low) != 2)
         return false;
-    for (uint64_t back = 1; back <= FIRINGS_SEARCHED && back < firing->number; back++)
-        for (uint32_t i = 0; i < n_elements && searched < KEYS_SEARCHED; i++, searched++) {
-            XXH128_hash_t h =
-                key_hash(firing->creation, t->identity, t->identity_len, firing->number - back, i);
-            if (h.high64 != high || h.low64 != low)
-                continue;
-            *ret_element = i;
-            return true;
-        }
+    uint32_t element = element_of((XXH128_hash_t){.high64 = high, .low64 = low});
+    if (element >= n_elements)
+        return false;
+    for (uint64_t back = 1; back <= FIRINGS_SEARCHED && back < firing->number; back++) {
+        XXH128_hash_t h =
+            key_hash(firing->creation, t->identity, t->identity_len, firing->number - back, element);
+        if (h.high64 != high || h.low64 != low)
+            continue;
+        *ret_element = element;
+        return true;
+    }
     return false;
 }
 
@@ -130,6 +144,8 @@ int firing_settings(const struct firing *firing, struct buffer *out, struct erro
 
 int firing_once(struct firing *firing, const char *key, size_t len, struct error *err)
 {
+    if (firing->trigger->condition->counts_keys) /* its events have been looked at already */
+        return 1;
     int added = keys_add(&firing->trigger->keys, key, len);
     return added < 0 ? error_set(err, ERROR_MEMORY, "out of memory") : added;
 }
