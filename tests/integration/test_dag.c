@@ -446,8 +446,8 @@ static void test_failed_twice(void **state)
     put_end(bed, "map");
     put_handler(bed, "retry", "DAG_TASK_RETRY_HANDLER", "{}", "*");
     put_handler(bed, "failures", "DAG_TASK_FAILURE_HANDLER", "{}", "*");
-    worker_bed_trigger(bed->worker, "second", "JOIN", "{\"join\":2}", "{\"name\":\"DAG_TASK_FAILURE_HANDLER\"}",
-                       FAILURE, "*");
+    worker_bed_trigger(bed->worker, "second", "JOIN", "{\"join\":2}",
+                       "{\"name\":\"DAG_TASK_FAILURE_HANDLER\"}", FAILURE, "*");
     worker_bed_up(bed->worker);
     run(bed);
     await_end(bed, 1);
@@ -634,11 +634,12 @@ static int stop_redis(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_conformance),   TEST(test_immediate),  TEST(test_run_again),     TEST(test_dummies),
-        TEST(test_lambda),        TEST(test_large_map),  TEST(test_map_reduce),    TEST(test_wrong_arguments),
-        TEST(test_correction),    TEST(test_all_failed), TEST(test_retry_handler), TEST(test_failed_twice), TEST(test_many_failed),
-        TEST(test_retry_by_hand), TEST(test_redrive),    TEST(test_uncertain),     TEST(test_redrive_write),
-        TEST(test_throttle),
+        TEST(test_conformance), TEST(test_immediate),       TEST(test_run_again),
+        TEST(test_dummies),     TEST(test_lambda),          TEST(test_large_map),
+        TEST(test_map_reduce),  TEST(test_wrong_arguments), TEST(test_correction),
+        TEST(test_all_failed),  TEST(test_retry_handler),   TEST(test_failed_twice),
+        TEST(test_many_failed), TEST(test_retry_by_hand),   TEST(test_redrive),
+        TEST(test_uncertain),   TEST(test_redrive_write),   TEST(test_throttle),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");
