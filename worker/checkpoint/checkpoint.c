@@ -284,7 +284,7 @@ static uint64_t wake_at(const struct checkpoint *c, uint64_t now)
         at = earlier(at, c->watch_not_before_ns);
     if (checkpoint_may_have_missed(c))
         at = earlier(at, c->refresh_ns);
-    if (!outbox_empty(c->outbox) && executor_has_room(c->worker->executor))
+    if (outbox_can_refill(c->outbox))
         at = earlier(at, now + CLOCK_S); /* reading them back has failed */
     if (atomic_load(&c->stats->dead_letters_full))
         at = earlier(at, c->recount_ns);

@@ -109,10 +109,7 @@ static size_t write_ends(struct checkpoint *c, struct intent *list, uint64_t epo
             continue;
         }
         n++;
-        if (intent->fan_out)
-            outbox_element_ended(c->outbox, intent, &c->cut.changes);
-        else
-            changes_delete(&c->cut.changes, STORAGE_OUTBOX, intent->field, strlen(intent->field));
+        outbox_ended(c->outbox, intent, &c->cut.changes);
         if (intent->given_up)
             give_up_intent(c, intent, epoch);
         if (intent->event)

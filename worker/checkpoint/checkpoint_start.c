@@ -61,11 +61,11 @@ static int start_all(struct checkpoint *c, struct recovery *recovery, struct err
     struct source_changes sources;
     if (internal_new(w, &internal, err) < 0)
         return -1;
-    if (recovery_restore_internal(recovery, internal, err) < 0 ||
-        outbox_restore(c->outbox, recovery, w->emissions, err) < 0) {
+    if (recovery_restore_internal(recovery, internal, err) < 0) {
         source_free(internal);
         return -1;
     }
+    outbox_restore(c->outbox, recovery);
     w->sources[0] = internal;
     internal->filling_epoch = c->epoch + 1;
     atomic_store(&w->n_rings, 1);
@@ -100,6 +100,8 @@ int checkpoint_recover(struct checkpoint *c)
     int r;
     for (unsigned failures = 0;; failures++) {
         r = recovery_load(&recovery, w, c->storage, &c->catalog, &err);
+        if (!r)
+            r = outbox_load(c->outbox, c->storage, w->emissions, &err);
         if (r >= 0 || checkpoint_stopping(c))
             break;
         report_storage(w->report, &err);

@@ -7,44 +7,42 @@
 #include "common/cloudevent.h"
 #include "common/config.h"
 #include "common/error.h"
+#include "common/hash.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "worker/checkpoint/changes.h"
+#include "worker/checkpoint/outbox_internal.h"
+#include "worker/checkpoint/outbox_line.h"
+#include "worker/checkpoint/recovery.h"
 #include "worker/crash.h"
 #include "worker/deadletter.h"
+#include "worker/document/redact.h"
 #include "worker/emission.h"
 #include "worker/executor/executor.h"
 #include "worker/executor/fan_out.h"
 #include "worker/executor/intent.h"
-#include "worker/checkpoint/recovery.h"
-#include "worker/document/redact.h"
 #include "worker/worker.h"
 
-#define REFILL_AT_ONCE 500
 #define AHEAD 1000 /* of what there is room for: announced, so that it need not wait for an epoch */
-
-struct outbox {
-    struct worker *worker;
-    char (*fields)[INTENT_FIELD_MAX]; /* waiting in storage only: [first, n) */
-    size_t first;
-    size_t n;
-    size_t cap;
-    size_t allowed;                   /* of those: may be handed over, the stored checkpoint covers them */
-    size_t allowed_new;               /* of the epoch under way: likewise */
-    size_t recovered;                 /* [0, recovered) were left by an earlier life of the worker */
-    char announced[INTENT_FIELD_MAX]; /* outbox_started as it is stored; "": it is not, all may be started */
-    char uncertain[INTENT_FIELD_MAX]; /* the same as an earlier life has left it */
-    struct fan_out *fan_outs;         /* those with elements that have not ended */
-    struct fan_out *starting; /* the one of them whose elements are being started; the rest waits for it */
-    struct stored_fields progress; /* of fan-outs, as an earlier life has left it */
-};
 
 struct outbox *outbox_new(struct worker *worker)
 {
     struct outbox *o = calloc(1, sizeof *o);
-    if (o)
-        o->worker = worker;
+    if (!o)
+        return NULL;
+    o->worker = worker;
+    hash_init(&o->lines);
     return o;
+}
+
+static void free_lines(struct outbox *o)
+{
+    size_t cursor = 0;
+    for (struct hash_entry *e; (e = hash_next(&o->lines, &cursor));)
+        line_free(e->value);
+    hash_done(&o->lines);
+    hash_init(&o->lines);
+    o->first = o->last = NULL;
 }
 
 void outbox_free(struct outbox *outbox)
@@ -57,40 +55,119 @@ void outbox_free(struct outbox *outbox)
         fan_out_free(f);
     }
     stored_fields_done(&outbox->progress);
-    free(outbox->fields);
+    free_lines(outbox);
+    hash_done(&outbox->lines);
     free(outbox);
+}
+
+/* --- lines --- */
+
+void outbox_look_after(struct outbox *o, struct line *line)
+{
+    if (line->looked_after)
+        return;
+    line->looked_after = true;
+    line->after = NULL;
+    line->before = o->last;
+    *(o->last ? &o->last->after : &o->first) = line;
+    o->last = line;
+}
+
+void outbox_unlink(struct outbox *o, struct line *line)
+{
+    *(line->before ? &line->before->after : &o->first) = line->after;
+    *(line->after ? &line->after->before : &o->last) = line->before;
+    line->looked_after = false;
+}
+
+static struct line *line_of(struct outbox *o, const char *trigger, size_t len)
+{
+    struct line *line = hash_get(&o->lines, trigger, len);
+    if (line)
+        return line;
+    line = line_new(trigger, len);
+    if (!line || hash_put(&o->lines, line->trigger, len, line, NULL) < 0)
+        abort(); /* its intents would be forgotten until the next start */
+    return line;
+}
+
+static struct line *line_of_intent(struct outbox *o, const struct intent *intent)
+{
+    struct json_value trigger;
+    return intent_trigger(intent, &trigger) ? line_of(o, trigger.text, trigger.len) : line_of(o, "", 0);
+}
+
+/* Forgets a line of which nothing is left. */
+static void leave_line(struct outbox *o, struct line *line)
+{
+    if (line->looked_after && line_is_clear(line) && !line->fresh && !line->announced.epoch)
+        outbox_unlink(o, line);
+    if (line->looked_after || line->held)
+        return;
+    hash_remove(&o->lines, line->trigger, line->len);
+    line_free(line);
+}
+
+void outbox_leave_lines(struct outbox *o)
+{
+    for (struct line *line = o->first; line;) {
+        struct line *next = line->after;
+        leave_line(o, line);
+        line = next;
+    }
+}
+
+uint64_t outbox_free_places(const struct outbox *o)
+{
+    uint64_t limit = (uint64_t)o->worker->config->max_pending_actions;
+    uint64_t pending = executor_pending(o->worker->executor);
+    return pending < limit ? limit - pending : 0;
 }
 
 bool outbox_empty(const struct outbox *outbox)
 {
-    return outbox->first == outbox->n && !outbox->starting;
+    for (const struct line *line = outbox->first; line; line = line->after)
+        if (!line_is_clear(line))
+            return false;
+    return true;
 }
 
-static void wait_in_storage(struct outbox *o, const char *field)
+const struct position *outbox_next(const struct outbox *o, const struct line *line, uint64_t free_now)
 {
-    if (o->first == o->n)
-        o->first = o->n = o->recovered = 0;
-    if (o->n == o->cap) {
-        size_t cap = o->cap ? o->cap * 2 : 256;
-        void *fields = realloc(o->fields, cap * sizeof *o->fields);
-        if (!fields)
-            abort(); /* would be forgotten until the next start */
-        o->fields = fields;
-        o->cap = cap;
-    }
-    memset(o->fields[o->n], 0, INTENT_FIELD_MAX);
-    memcpy(o->fields[o->n++], field, strnlen(field, INTENT_FIELD_MAX - 1));
+    const struct position *p = line_has_room(line, free_now) ? line_next(line) : NULL;
+    return p && p->fans_out && o->fan_out_bytes >= OUTBOX_FAN_OUT_BYTES ? NULL : p;
 }
+
+bool outbox_can_refill(const struct outbox *outbox)
+{
+    uint64_t free_now = outbox_free_places(outbox);
+    for (const struct line *line = outbox->first; line; line = line->after)
+        if (outbox_next(outbox, line, free_now))
+            return true;
+    return false;
+}
+
+bool outbox_wants_epoch(const struct outbox *outbox)
+{
+    uint64_t free_now = outbox->first ? outbox_free_places(outbox) : 0;
+    for (const struct line *line = outbox->first; line && free_now; line = line->after) {
+        bool held_up =
+            line->starting ? fan_out_is_held(line->starting) : line_waiting(line) && !line->allowed;
+        if (held_up && line_has_room(line, free_now))
+            return true;
+    }
+    return false;
+}
+
+/* --- recovery --- */
 
 /* Remembers where a stored intent publishes to, if this workflow reads that source (or once did). */
-static int register_emission(const struct stored_field *f, struct emissions *emissions, struct error *err)
+static int register_emission(const struct json_value *root, struct emissions *emissions, struct error *err)
 {
-    struct json_value root;
     struct json_value key;
     struct json_value body;
     struct json_value name;
-    if (json_scan(f->value, f->len, &root, NULL) < 0 || root.type != JSON_OBJECT ||
-        !json_member(&root, "key", &key) || key.len >= ACTION_KEY_MAX || !json_member(&root, "body", &body) ||
+    if (!json_member(root, "key", &key) || key.len >= ACTION_KEY_MAX || !json_member(root, "body", &body) ||
         body.type != JSON_OBJECT || !json_member(&body, "event_source", &name) || name.type != JSON_STRING)
         return 0;
     char key_text[ACTION_KEY_MAX] = "";
@@ -100,256 +177,181 @@ static int register_emission(const struct stored_field *f, struct emissions *emi
     return emissions_register(emissions, key_text, buffer_text(&source), source.len, err);
 }
 
-int outbox_restore(struct outbox *outbox, struct recovery *recovery, struct emissions *emissions,
-                   struct error *err)
+struct load {
+    struct outbox *outbox;
+    struct emissions *emissions;
+    struct error *err;
+    bool failed;
+};
+
+static int see_stored(void *data, const char *field, size_t field_len, const char *document, size_t len)
 {
+    struct load *load = data;
+    struct json_value root;
+    struct json_value trigger;
+    struct position p;
+    struct line *line;
+    if (!position_read(field, field_len, &p)) {
+        log_error("outbox", LOG_STR("field", field), LOG_STR("error", "not a field of an intent"));
+        return 0;
+    }
+    if (json_scan(document, len, &root, NULL) < 0 || root.type != JSON_OBJECT)
+        root = (struct json_value){.text = "{}", .len = 2, .type = JSON_OBJECT}; /* told of when it is read */
+    if (json_member(&root, "trigger", &trigger) && trigger.type == JSON_STRING)
+        line = line_of(load->outbox, trigger.text, trigger.len);
+    else
+        line = line_of(load->outbox, "", 0);
+    outbox_look_after(load->outbox, line);
+    line_wait(line, &p);
+    load->failed = register_emission(&root, load->emissions, load->err) < 0;
+    return load->failed ? -1 : 0;
+}
+
+int outbox_load(struct outbox *outbox, struct storage *storage, struct emissions *emissions,
+                struct error *err)
+{
+    struct error seen;
+    struct load load = {outbox, emissions, &seen, false};
+    free_lines(outbox);
+    if (storage->type->load(storage, outbox->worker->workspace, STORAGE_OUTBOX, see_stored, &load, err) == 0)
+        return 0;
+    if (load.failed)
+        *err = seen;
+    return -1;
+}
+
+void outbox_restore(struct outbox *outbox, struct recovery *recovery)
+{
+    outbox->recovered_epoch = recovery->claim.epoch;
     outbox->progress = recovery->fan_outs;
     recovery->fan_outs = (struct stored_fields){0};
-    for (size_t i = 0; i < recovery->outbox.n; i++) {
-        if (register_emission(&recovery->outbox.items[i], emissions, err) < 0)
-            return -1;
-        wait_in_storage(outbox, recovery->outbox.items[i].key);
-        outbox->allowed += !*recovery->outbox_started ||
-                           strcmp(recovery->outbox.items[i].key, recovery->outbox_started) <= 0;
+    for (size_t i = 0; i < recovery->outbox_started.n; i++) {
+        const struct stored_field *f = &recovery->outbox_started.items[i];
+        struct line *line = line_of(outbox, f->key, f->key_len);
+        struct position none = {.epoch = UINT64_MAX}; /* illegible: to be deleted */
+        outbox_look_after(outbox, line);
+        line->announced = position_read(f->value, f->len, &line->uncertain) ? line->uncertain : none;
     }
-    outbox->recovered = outbox->n;
-    memcpy(outbox->announced, recovery->outbox_started, sizeof outbox->announced);
-    memcpy(outbox->uncertain, recovery->outbox_started, sizeof outbox->uncertain);
-    return 0;
+    for (struct line *line = outbox->first; line; line = line->after) {
+        line_sort(line);
+        while (line->allowed < line_waiting(line) &&
+               (!line->uncertain.epoch ||
+                position_compare(&line->waiting[line->first + line->allowed], &line->uncertain) <= 0))
+            line->allowed++;
+    }
 }
 
 /* --- fan-outs --- */
 
-static const char *progress_of(const struct outbox *o, const char *field)
+void outbox_fan_out_started(struct outbox *o, struct line *line)
 {
-    for (size_t i = 0; i < o->progress.n; i++)
-        if (!strcmp(o->progress.items[i].key, field))
-            return o->progress.items[i].value;
-    return NULL;
+    line->starting = NULL;
+    o->fan_out_bytes -= line->starting_bytes;
+    line->starting_bytes = 0;
 }
 
-/* Begins with one, which comes from this life or from storage. Takes the intent. */
-static void begin_fan_out(struct outbox *o, struct intent *intent)
-{
-    struct error err;
-    struct fan_out *f;
-    const char *progress = intent->replayed ? progress_of(o, intent->field) : NULL;
-    if (fan_out_new(intent, o->worker->creation, progress, &f, &err) < 0) {
-        if (err.code == ERROR_MEMORY)
-            abort(); /* would be forgotten until the next start */
-        log_error("outbox", LOG_STR("error", err.message));
-        intent_free(intent);
-        return;
-    }
-    fan_out_link(f, &o->fan_outs);
-    o->starting = f;
-    crash_point("fan_out_begun");
-}
-
-/* Adds elements to the list while there is room. */
-static void start_elements(struct outbox *o, struct intent ***end, uint64_t *room)
-{
-    struct error err;
-    struct intent *element;
-    while (*room && (element = fan_out_next(o->starting, &err))) {
-        **end = element;
-        *end = &element->next;
-        --*room;
-    }
-    if (fan_out_exhausted(o->starting))
-        o->starting = NULL;
-}
-
-void outbox_element_ended(struct outbox *outbox, const struct intent *element, struct changes *out)
+static void element_ended(struct outbox *o, const struct intent *element, struct changes *out)
 {
     crash_point("element_ended");
     if (!fan_out_ended(element->fan_out, element->index, out))
         return;
-    if (outbox->starting == element->fan_out)
-        outbox->starting = NULL;
-    fan_out_unlink(element->fan_out, &outbox->fan_outs);
+    if (element->line->starting == element->fan_out)
+        outbox_fan_out_started(o, element->line);
+    fan_out_unlink(element->fan_out, &o->fan_outs);
     fan_out_free(element->fan_out);
 }
 
-static uint64_t room(const struct outbox *o)
+void outbox_ended(struct outbox *outbox, const struct intent *intent, struct changes *out)
 {
-    uint64_t limit = (uint64_t)o->worker->config->max_pending_actions;
-    uint64_t pending = executor_pending(o->worker->executor);
-    return pending < limit ? limit - pending : 0;
+    if (intent->fan_out)
+        element_ended(outbox, intent, out);
+    else
+        changes_delete(out, STORAGE_OUTBOX, intent->field, strlen(intent->field));
+    if (!intent->line) /* it has passed by */
+        return;
+    intent->line->held--;
+    leave_line(outbox, intent->line);
 }
 
 /* --- how far it may go --- */
 
-static void store_announced(struct outbox *o, const char *field, struct changes *out)
+static void store_announced(struct line *line, const struct position *position, struct changes *out)
 {
-    static const char name[] = "outbox_started";
-    if (!strcmp(o->announced, field))
+    char field[INTENT_FIELD_MAX];
+    BUFFER_AUTO name = BUFFER_INIT;
+    if (line->announced.epoch == position->epoch && !position_compare(&line->announced, position))
         return;
-    if (*field)
-        changes_put(out, STORAGE_CHECKPOINT, name, sizeof name - 1, field, strlen(field));
+    buffer_append_text(&name, OUTBOX_STARTED);
+    buffer_append(&name, line->trigger, line->len);
+    out->text.failed |= name.failed;
+    position_write(position, field);
+    if (position->epoch)
+        changes_put(out, STORAGE_CHECKPOINT, buffer_text(&name), name.len, field, strlen(field));
     else
-        changes_delete(out, STORAGE_CHECKPOINT, name, sizeof name - 1);
-    memset(o->announced, 0, sizeof o->announced);
-    memcpy(o->announced, field, strnlen(field, sizeof o->announced - 1));
+        changes_delete(out, STORAGE_CHECKPOINT, buffer_text(&name), name.len);
+    line->announced = *position;
 }
 
-/* The nth intent of some lists, from 1. */
-static const struct intent *nth(struct intent *const *lists, size_t n_lists, size_t n)
+/* Decides how many of a line may be handed over after the epoch: of those that wait, and of the fresh ones
+ * behind them. */
+static void allow(const struct outbox *o, struct line *line, uint64_t free_now, struct changes *out)
 {
-    for (size_t i = 0; i < n_lists; i++)
-        for (const struct intent *intent = lists[i]; intent; intent = intent->next)
-            if (!--n)
-                return intent;
-    return NULL;
-}
-
-static void announce(struct outbox *o, struct intent *const *lists, size_t n_lists, struct changes *out)
-{
-    size_t waiting = o->n - o->first;
-    size_t fresh = 0;
-    for (size_t i = 0; i < n_lists; i++)
-        for (const struct intent *intent = lists[i]; intent; intent = intent->next)
-            fresh++;
-    o->allowed_new = fresh;
-    if (o->worker->config->action_start == CONFIG_ACTION_IMMEDIATE || (outbox_empty(o) && fresh <= room(o))) {
-        o->allowed = waiting;
-        store_announced(o, "", out);
+    static const struct position none = {0};
+    size_t waiting = line_waiting(line);
+    size_t room = line_room(line, free_now);
+    line->allowed_new = line->fresh;
+    line->to_announce = 0;
+    if (o->worker->config->action_start == CONFIG_ACTION_IMMEDIATE ||
+        (line_is_clear(line) && line->fresh <= room)) {
+        line->allowed = waiting;
+        store_announced(line, &none, out);
         return;
     }
-    size_t reach = (size_t)room(o) + AHEAD;
-    reach = reach < waiting + fresh ? reach : waiting + fresh;
-    reach = reach > o->allowed ? reach : o->allowed;
-    o->allowed = reach < waiting ? reach : waiting;
-    o->allowed_new = reach - o->allowed;
-    const struct intent *last = o->allowed_new ? nth(lists, n_lists, o->allowed_new) : NULL;
-    if (last)
-        store_announced(o, last->field, out);
-    else if (o->allowed)
-        store_announced(o, o->fields[o->first + o->allowed - 1], out);
+    size_t reach = line->allowed < room + AHEAD / 2 ? room + AHEAD : line->allowed;
+    reach = reach < waiting + line->fresh ? reach : waiting + line->fresh;
+    reach = reach > line->allowed ? reach : line->allowed;
+    line->allowed = reach < waiting ? reach : waiting;
+    line->allowed_new = line->to_announce = reach - line->allowed;
+    if (line->allowed && !line->allowed_new)
+        store_announced(line, &line->waiting[line->first + line->allowed - 1], out);
+}
+
+/* Of lines that say how far they may be: the last of the fresh ones that are allowed. */
+static void announce_fresh(struct intent *const *lists, size_t n_lists, struct changes *out)
+{
+    struct position p;
+    for (size_t i = 0; i < n_lists; i++)
+        for (const struct intent *intent = lists[i]; intent; intent = intent->next)
+            if (intent->line->to_announce && !--intent->line->to_announce &&
+                position_read(intent->field, strlen(intent->field), &p))
+                store_announced(intent->line, &p, out);
+}
+
+static void count_fresh(struct outbox *o, struct intent *const *lists, size_t n_lists)
+{
+    for (size_t i = 0; i < n_lists; i++)
+        for (struct intent *intent = lists[i]; intent; intent = intent->next) {
+            intent->line = line_of_intent(o, intent);
+            intent->line->fresh++;
+            outbox_look_after(o, intent->line);
+        }
 }
 
 void outbox_collect(struct outbox *outbox, struct intent *const *lists, size_t n_lists, struct changes *out)
 {
-    announce(outbox, lists, n_lists, out);
-    if (outbox->starting)
-        fan_out_announce(outbox->starting, room(outbox) + AHEAD);
+    bool fresh_too = false;
+    count_fresh(outbox, lists, n_lists);
+    uint64_t free_now = outbox->first ? outbox_free_places(outbox) : 0;
+    for (struct line *line = outbox->first; line; line = line->after) {
+        allow(outbox, line, free_now, out);
+        fresh_too |= line->to_announce != 0;
+        if (line->starting)
+            fan_out_announce(line->starting, line_room(line, free_now) + AHEAD);
+    }
+    if (fresh_too)
+        announce_fresh(lists, n_lists, out);
     for (struct fan_out *f = outbox->fan_outs; f; f = fan_out_after(f))
         fan_out_write(f, out);
-}
-
-bool outbox_wants_epoch(const struct outbox *outbox)
-{
-    if (outbox_empty(outbox) || !executor_has_room(outbox->worker->executor))
-        return false;
-    return outbox->starting ? fan_out_is_held(outbox->starting) : !outbox->allowed;
-}
-
-/* --- starting, as far as it may --- */
-
-/* Starts intents of a list while there is room, at most so many, and returns the rest. */
-static struct intent *start_list(struct outbox *o, struct intent *list, size_t *allowed)
-{
-    struct intent *starting = NULL;
-    struct intent **end = &starting;
-    uint64_t left = room(o);
-    if (o->starting)
-        start_elements(o, &end, &left);
-    while (list && left && *allowed && !o->starting) {
-        struct intent *intent = list;
-        --*allowed;
-        list = intent->next;
-        intent->next = NULL;
-        if (intent->fans_out) {
-            begin_fan_out(o, intent);
-            if (o->starting)
-                start_elements(o, &end, &left);
-            continue;
-        }
-        *end = intent;
-        end = &intent->next;
-        left--;
-    }
-    *end = NULL;
-    executor_submit(o->worker->executor, starting);
-    return list;
-}
-
-void outbox_start(struct outbox *outbox, struct intent *list)
-{
-    struct intent *rest = outbox_empty(outbox) ? start_list(outbox, list, &outbox->allowed_new) : list;
-    for (struct intent *intent = rest; intent; intent = intent->next) {
-        wait_in_storage(outbox, intent->field);
-        outbox->allowed += outbox->allowed_new != 0;
-        outbox->allowed_new -= outbox->allowed_new != 0;
-    }
-    intent_free_list(rest);
-}
-
-struct refill {
-    const struct outbox *outbox;
-    bool recovered; /* what is read was left by an earlier life */
-    struct intent *list;
-    struct intent **end;
-};
-
-static int see_intent(void *data, const char *field, size_t field_len, const char *document, size_t len)
-{
-    struct refill *refill = data;
-    struct intent *intent;
-    struct error err;
-    if (intent_load(field, field_len, document, len, &intent, &err) < 0) {
-        /* Not something that any version of ours has written: it stays where it is, and is told of. */
-        log_error("outbox", LOG_STR("error", err.message));
-        return err.code == ERROR_MEMORY ? -1 : 0;
-    }
-    intent->replayed = true;
-    intent->uncertain = refill->recovered && (!*refill->outbox->uncertain ||
-                                              strcmp(intent->field, refill->outbox->uncertain) <= 0);
-    *refill->end = intent;
-    refill->end = &intent->next;
-    return 0;
-}
-
-/* Reads some of those that wait in storage: not more than there is room for, a fan-out alone, for it may be
- * large, and none of this life together with those of an earlier one. */
-static int read_back(struct outbox *o, struct storage *storage, struct refill *refill, size_t *ret_n)
-{
-    const char *keys[REFILL_AT_ONCE];
-    struct error err;
-    size_t n = 0;
-    uint64_t most = room(o) < REFILL_AT_ONCE ? room(o) : REFILL_AT_ONCE;
-    refill->recovered = o->first < o->recovered;
-    size_t end = refill->recovered ? o->recovered : o->n;
-    while (n < most && n < o->allowed && o->first + n < end) {
-        const char *field = o->fields[o->first + n];
-        if (n && intent_field_fans_out(field))
-            break;
-        keys[n++] = field;
-        if (intent_field_fans_out(field))
-            break;
-    }
-    *ret_n = n;
-    if (storage->type->get(storage, o->worker->workspace, STORAGE_OUTBOX, keys, n, see_intent, refill,
-                           &err) == 0)
-        return 0;
-    log_warn("outbox", LOG_STR("error", err.message));
-    intent_free_list(refill->list);
-    return -1;
-}
-
-void outbox_refill(struct outbox *outbox, struct storage *storage)
-{
-    size_t n = 0;
-    if (outbox->starting)
-        start_list(outbox, NULL, &n);
-    while (!outbox->starting && !outbox_empty(outbox) && outbox->allowed && room(outbox)) {
-        struct refill refill = {.outbox = outbox, .end = &refill.list};
-        if (read_back(outbox, storage, &refill, &n) < 0)
-            return;
-        outbox->first += n;
-        outbox->allowed -= n;
-        intent_free_list(start_list(outbox, refill.list, &n)); /* there was room for all */
-    }
 }
 
 void outbox_dead_letter(const struct intent *intent, struct changes *out)

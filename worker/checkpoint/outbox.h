@@ -1,17 +1,46 @@
-/* The outbox: committed intents on their way to the executor. At most max_pending_actions are in memory;
- * beyond that intents wait in storage only, named here by their field, and are read back in order. Of a
- * fan-out (fan_out.h), which takes its place in that order as a whole, as many elements are in memory.
- * Thread: checkpoint.
+/* The outbox: committed intents on their way to the executor. At most max_pending_actions are in memory,
+ * beyond that they wait in storage only. The intents of one trigger form a line (outbox_line.h), which keeps
+ * their order; between lines there is none.
  *
- * Which of those that it finds the successor of a worker that has died may take to have been started: all,
- * or, when some wait in storage only, those up to the checkpoint's field `outbox_started`, and of a fan-out
- * the elements up to what its progress says. Both are written with the epoch before anything behind them is
- * handed over, so what they do not cover was never started (but with action_start: immediate, where the field
- * is not written, all may have been). */
+ * Shares: a line may hold as many in memory as are still free (Choudhury and Hahne, Dynamic Queue Length
+ * Thresholds for Shared-Memory Packet Switches, 1998). So a trigger whose functions hang comes to rest with
+ * half of the places, two with a third each, and as much as any of them has is left to all others, whose
+ * lines go past it. Places that were left are filled again by taking turns. An intent gives its place back
+ * with the epoch that records its end.
+ *
+ * A fan-out (fan_out.h) takes its place in its line as a whole, and its elements are counted one by one; of
+ * each line there is one at a time whose elements have not all been started. Only those keep their document
+ * in memory: while such documents have OUTBOX_FAN_OUT_BYTES no further one is begun, whichever line it is in.
+ *
+ * With action_start: immediate, intents pass the outbox by as long as half of the places are free
+ * (executor_has_room); what comes then is shared out as above.
+ *
+ * What waits takes 16 bytes of memory. A restart reads the outbox once, keeping no more than that.
+ *
+ * Which of those that it finds the successor of a worker that has died may take to have been started: all of
+ * a line, or, when some of it wait in storage only, those up to the checkpoint's field
+ * `outbox_started:<line>`, and of a fan-out the elements up to what its progress says. Both are written with
+ * the epoch before anything behind them is handed over, so what they do not cover was never started (but with
+ * action_start: immediate, where the field is not written, all may have been).
+ *
+ * The worker dies                     | stored                           | the successor
+ * ------------------------------------|----------------------------------|--------------------------------------
+ * before the intents' commit          | nothing of them                  | fires again, with the same keys
+ * after it, some started, some not    | all; how far each line may be    | starts all, each line in order;
+ * those |                                  | up to there may repeat (same keys) after some were read back |
+ * all; the same, as what is read   | the same | back was announced before        | after the commit with
+ * their ends    | the others                       | starts the others when a line's last one has ended,   |
+ * its outbox_started, which names  | deletes that with its first epoch before that is deleted              |
+ * nothing                          |
+ *
+ * Thread: checkpoint. */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
+
+#define OUTBOX_STARTED "outbox_started:"
+#define OUTBOX_FAN_OUT_BYTES (64u << 20)
 
 struct changes;
 struct emissions;
@@ -25,20 +54,25 @@ struct worker;
 struct outbox *outbox_new(struct worker *worker); /* NULL: out of memory */
 void outbox_free(struct outbox *outbox);
 
-/* What recovery has found, before anything starts: registers emissions that may come back. */
-int outbox_restore(struct outbox *outbox, struct recovery *recovery, struct emissions *emissions,
-                   struct error *err);
+/* Reads what is stored, before anything starts: where it waits, and emissions that may come back. May be
+ * repeated after an error. */
+int outbox_load(struct outbox *outbox, struct storage *storage, struct emissions *emissions,
+                struct error *err);
+/* And what recovery has found of how far it was. */
+void outbox_restore(struct outbox *outbox, struct recovery *recovery);
 /* Takes a list of intents that have just been committed: those that outbox_collect was told of, in that
  * order. */
 void outbox_start(struct outbox *outbox, struct intent *list);
 /* Reads waiting intents back while there is room. */
 void outbox_refill(struct outbox *outbox, struct storage *storage);
 bool outbox_empty(const struct outbox *outbox); /* nothing waits in storage only */
+/* Whether outbox_refill would have something to do: reading has failed. */
+bool outbox_can_refill(const struct outbox *outbox);
 /* Whether some could go on, had an epoch said so. */
 bool outbox_wants_epoch(const struct outbox *outbox);
 
-/* An element of a fan-out has ended: its progress goes with the epoch that outbox_collect is called for. */
-void outbox_element_ended(struct outbox *outbox, const struct intent *element, struct changes *out);
+/* An intent has ended: that goes with the epoch that outbox_collect is called for. */
+void outbox_ended(struct outbox *outbox, const struct intent *intent, struct changes *out);
 /* Writes what an epoch is to say: of fan-outs, and how far the outbox may go after it. lists: the intents
  * that the epoch opens. */
 void outbox_collect(struct outbox *outbox, struct intent *const *lists, size_t n_lists, struct changes *out);

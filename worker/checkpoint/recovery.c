@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "worker/checkpoint/catalog.h"
 #include "worker/checkpoint/changes.h"
+#include "worker/checkpoint/outbox.h"
 #include "worker/emission.h"
 #include "worker/executor/fan_out.h"
 #include "worker/globals.h"
@@ -90,7 +91,7 @@ void recovery_done(struct recovery *recovery)
 {
     stored_fields_done(&recovery->positions);
     stored_fields_done(&recovery->internal);
-    stored_fields_done(&recovery->outbox);
+    stored_fields_done(&recovery->outbox_started);
     stored_fields_done(&recovery->seen);
     stored_fields_done(&recovery->consumed);
     stored_fields_done(&recovery->fan_outs);
@@ -148,6 +149,9 @@ static int see_checkpoint(void *data, const char *key, size_t key_len, const cha
     if (is_prefix(FAN_OUT_PREFIX, key, key_len))
         return fields_add(&r->fan_outs, key + strlen(FAN_OUT_PREFIX), key_len - strlen(FAN_OUT_PREFIX), value,
                           len);
+    size_t started_len = strlen(OUTBOX_STARTED);
+    if (key_len >= started_len && !memcmp(key, OUTBOX_STARTED, started_len)) /* a line may have no name */
+        return fields_add(&r->outbox_started, key + started_len, key_len - started_len, value, len);
     if (is_prefix("position:", key, key_len) || (key_len == 17 && !memcmp(key, "internal_position", 17)) ||
         (key_len == 18 && !memcmp(key, "event_log_position", 18)))
         return fields_add(&r->positions, key, key_len, value, len);
@@ -155,9 +159,6 @@ static int see_checkpoint(void *data, const char *key, size_t key_len, const cha
         char number[24] = "";
         memcpy(number, value, len < sizeof number - 1 ? len : sizeof number - 1);
         r->dead_letter_bytes = strtoull(number, NULL, 10);
-    } else if (key_len == 14 && !memcmp(key, "outbox_started", 14) && len < sizeof r->outbox_started) {
-        memcpy(r->outbox_started, value, len);
-        r->outbox_started[len] = '\0';
     } else if (key_len == 8 && !memcmp(key, "finished", 8)) {
         read_finished(r, value, len);
     } else if (key_len == 6 && !memcmp(key, "paused", 6)) {
@@ -182,11 +183,9 @@ int recovery_load(struct recovery *recovery, struct worker *worker, struct stora
     }
     memcpy(worker->creation, recovery->claim.creation, sizeof worker->creation);
     if (type->load(storage, ws, STORAGE_CHECKPOINT, see_checkpoint, &scan, err) < 0 ||
-        type->load(storage, ws, STORAGE_INTERNAL, see_any, &recovery->internal, err) < 0 ||
-        type->load(storage, ws, STORAGE_OUTBOX, see_any, &recovery->outbox, err) < 0)
+        type->load(storage, ws, STORAGE_INTERNAL, see_any, &recovery->internal, err) < 0)
         return -1;
     fields_sort(&recovery->internal);
-    fields_sort(&recovery->outbox);
     catalog->epoch = recovery->claim.epoch;
     if (globals_load(&worker->globals, storage, ws, err) < 0 ||
         catalog_load_triggers(catalog, storage, err) < 0)

@@ -33,13 +33,12 @@ void stored_fields_done(struct stored_fields *fields);
 
 struct recovery {
     struct storage_claim claim;
-    struct stored_fields positions; /* key: the whole field name */
-    struct stored_fields internal;  /* sorted by key */
-    struct stored_fields outbox;    /* sorted by key */
-    struct stored_fields seen;      /* key without "seen:" */
-    struct stored_fields consumed;  /* names of the sources that fields of consumed messages belong to */
-    struct stored_fields fan_outs;  /* key without "fan_out:" */
-    char outbox_started[48];        /* outbox.h; "": it is not stored */
+    struct stored_fields positions;      /* key: the whole field name */
+    struct stored_fields internal;       /* sorted by key */
+    struct stored_fields seen;           /* key without "seen:" */
+    struct stored_fields consumed;       /* names of the sources that fields of consumed messages belong to */
+    struct stored_fields fan_outs;       /* key without "fan_out:" */
+    struct stored_fields outbox_started; /* outbox.h; key without "outbox_started:" */
     uint64_t dead_letter_bytes;
     uint64_t finished;
     bool finish_open;

@@ -72,7 +72,7 @@ uint64_t executor_pending(const struct executor *executor)
 
 bool executor_has_room(const struct executor *executor)
 {
-    return executor_pending(executor) < (uint64_t)executor->worker->config->max_pending_actions;
+    return executor_pending(executor) * 2 < (uint64_t)executor->worker->config->max_pending_actions;
 }
 
 struct loop *executor_loop(struct executor *executor)

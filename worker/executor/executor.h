@@ -33,7 +33,8 @@ void executor_free(struct executor *executor); /* NULL is fine */
 void executor_submit(struct executor *executor, struct intent *list);
 /* Intents submitted and not yet finished. Thread: any. */
 uint64_t executor_pending(const struct executor *executor);
-/* Whether max_pending_actions allows more. Thread: any. */
+/* Whether one may be submitted past the outbox, which shares out what is left of max_pending_actions when
+ * half of it is in use. Thread: any. */
 bool executor_has_room(const struct executor *executor);
 
 /* The workspace's event sources, for publishing: called for each when they are (re)loaded; document copied. A

@@ -18,6 +18,7 @@
 struct buffer;
 struct fan_out;
 struct firing;
+struct line;
 
 struct intent {
     struct intent *next;
@@ -36,6 +37,7 @@ struct intent {
     struct intent *wait_next; /* in a list of a sink */
     uint64_t not_before_ns;
     struct json_value root;  /* of the text */
+    struct line *line;       /* the outbox's, in which it has a place; NULL: none */
     struct fan_out *fan_out; /* which it is an element of (fan_out.h); NULL: none */
     uint32_t index;          /* of the element */
     bool fans_out;           /* it has elements: its field ends with INTENT_FANS_OUT */
