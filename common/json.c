@@ -703,7 +703,7 @@ const char *json_raw(const struct json_value *value, size_t *ret_len)
 
 const char *json_type_name(enum json_type type)
 {
-    static const char *const names[] = {"absent", "null",   "boolean", "boolean",
-                                        "number", "string", "array",   "object"};
+    static const char *const names[] = {"absent",   "null",     "a boolean", "a boolean",
+                                        "a number", "a string", "an array",  "an object"};
     return (unsigned)type < sizeof names / sizeof *names ? names[type] : "unknown";
 }

@@ -524,7 +524,7 @@ static void test_map_action(void **state)
                "\"state\":{\"Type\":\"Map\",\"ResultPath\":\"$.r\"}}}\n"
                "emit S[0] {\"i\":0,\"v\":\"a\",\"x\":9}\nemit S[1] {\"i\":1,\"v\":{},\"x\":9}");
     send(&bed, "x", "{\"l\":5}", NULL, NULL);
-    assert_log(&bed, "failed States.Runtime: ItemsPath $.l leads to number, not to an array");
+    assert_log(&bed, "failed States.Runtime: ItemsPath $.l leads to a number, not to an array");
     end(&bed);
     begin(&bed, "AWS_ASF_CONDITION", "{\"name\":\"AWS_ASF_MAP\"}",
           "{\"Subject\":\"S\",\"join_state_machine\":\"K\",\"State\":{\"Type\":\"Map\"}}");
@@ -599,16 +599,16 @@ static void test_refused_contexts(void **state)
     static const struct {
         const char *condition, *context, *message;
     } cases[] = {
-        {"AWS_ASF_CONDITION", "{\"Subject\":5}", "context.Subject is number, not a text"},
-        {"AWS_ASF_CONDITION", "{\"State\":5}", "context.State: is number, not an object"},
+        {"AWS_ASF_CONDITION", "{\"Subject\":5}", "context.Subject is a number, not a text"},
+        {"AWS_ASF_CONDITION", "{\"State\":5}", "context.State: is a number, not an object"},
         {"AWS_ASF_CONDITION", "{\"Condition\":{}}", "context.Condition: a choice rule has no operator"},
-        {"AWS_ASF_CONDITION", "{\"answers\":5}", "context.answers is number, not an array"},
+        {"AWS_ASF_CONDITION", "{\"answers\":5}", "context.answers is a number, not an array"},
         {"AWS_ASF_CONDITION", "{\"answers\":[{}]}", "context.answers has an element without a task"},
         {"AWS_ASF_JOIN_STATEMACHINE", "{\"join_multiple\":\"x\"}",
          "context.join_multiple is \"x\", not a whole number from -1 to 1000000"},
         {"AWS_ASF_JOIN_STATEMACHINE", "{\"counter\":-1}",
          "context.counter is -1, not a whole number from 0 to 1000000"},
-        {"AWS_ASF_JOIN_STATEMACHINE", "{\"joins\":{}}", "context.joins is object, not an array"},
+        {"AWS_ASF_JOIN_STATEMACHINE", "{\"joins\":{}}", "context.joins is an object, not an array"},
         {"AWS_ASF_JOIN_STATEMACHINE", "{\"joins\":[{}]}",
          "context.joins: an element without path or results"},
         {"AWS_ASF_JOIN_STATEMACHINE", "{\"joins\":[{\"path\":\"\",\"results\":[1]}]}",

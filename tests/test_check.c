@@ -84,7 +84,7 @@ static void test_triggers_refused(void **state)
     static const struct {
         const char *trigger, *reason;
     } rows[] = {
-        {"[]", "is array, not an object"},
+        {"[]", "is an array, not an object"},
         {"{\"id\":7," TRUE_ "," PASS "," EVENTS "}", "member id is 7, not a text"},
         {"{\"id\":\"\"," TRUE_ "," PASS "," EVENTS "}",
          "member id is \"\", not a text of 1 to 255 bytes without NUL"},
@@ -231,7 +231,7 @@ static void test_sources(void **state)
          "0,"
          "\"password\":null,\"stream\":\"s\",\"consume\":false}}",
          "null"},
-        {"event_source", "7", "\"is number, not an object\""},
+        {"event_source", "7", "\"is a number, not an object\""},
         {"event_source", "{\"class\":\"RedisEventSource\",\"parameters\":{}}", "\"member name is missing\""},
         {"event_source", "{\"name\":\"a\"}", "\"member class is missing or not a string\""},
         {"event_source", "{\"name\":\"internal\",\"class\":\"RedisEventSource\",\"parameters\":{}}",
@@ -262,7 +262,7 @@ static void test_sources(void **state)
         {"target", "{\"class\":\"RedisEventSource\",\"parameters\":{\"host\":\"h\",\"stream\":\"s\"}}",
          "null"},
         {"target", "{\"class\":\"RedisEventSource\"}", "\"member parameters is missing or not an object\""},
-        {"target", "[]", "\"is array, not an object\""},
+        {"target", "[]", "\"is an array, not an object\""},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         BUFFER_AUTO request = BUFFER_INIT;

@@ -222,7 +222,7 @@ static void test_real(void **state)
         buffer_reset(&out, 0);
         if (checker_ask(checker, request.data, request.len, &out, &err) < 0)
             fail_msg("%s", err.message);
-        assert_string_equal(buffer_text(&out), "{\"results\":[\"is number, not an object\"]}");
+        assert_string_equal(buffer_text(&out), "{\"results\":[\"is a number, not an object\"]}");
     }
     checker_free(checker);
 }

@@ -224,7 +224,7 @@ static void test_refused(void **state)
         const char *context;
         const char *message;
     } rows[] = {
-        {"{\"dependencies\":[]}", "context.dependencies is array, not an object"},
+        {"{\"dependencies\":[]}", "context.dependencies is an array, not an object"},
         {"{\"dependencies\":{\"a\":1}}", "context.dependencies.a is 1, not an object"},
         {"{\"dependencies\":{\"a\":{\"join\":-2}}}",
          "context.dependencies.a.join is -2, not a whole number from -1"},
@@ -233,7 +233,7 @@ static void test_refused(void **state)
         {"{\"dependencies\":{\"a\":{\"counter\":1.5}}}",
          "context.dependencies.a.counter is 1.5, not a whole number from 0"},
         {"{\"dependencies\":{\"a\":{},\"\\u0061\":{}}}", "context.dependencies has a twice"},
-        {"{\"result\":{}}", "context.result is object, not an array"},
+        {"{\"result\":{}}", "context.result is an object, not an array"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct held held;

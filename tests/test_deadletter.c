@@ -72,6 +72,29 @@ static void test_not_utf8(void **state)
                   "{\"reason\":\"invalid_event\",\"detail\":\"(not UTF-8)\",\"time\":", "}");
 }
 
+static void assert_unmatched(const char *type, const char *subject, const char *detail)
+{
+    char text[DEAD_LETTER_DETAIL];
+    struct cloudevent event = {0};
+    event.attribute[CE_TYPE] = (struct cloudevent_span){type, (uint32_t)strlen(type)};
+    if (subject)
+        event.attribute[CE_SUBJECT] = (struct cloudevent_span){subject, (uint32_t)strlen(subject)};
+    dead_letter_unmatched(&event, text);
+    assert_string_equal(text, detail);
+}
+
+static void test_unmatched(void **state)
+{
+    (void)state;
+    char type[400], detail[DEAD_LETTER_DETAIL];
+    assert_unmatched("t", "s", "no trigger has the type t and the subject s");
+    assert_unmatched("t", NULL, "no trigger has the type t and the subject \"\"");
+    memset(type, 'x', sizeof type);
+    strcpy(type + 79, "\xc3\xa9 and so on");
+    snprintf(detail, sizeof detail, "no trigger has the type %.79s and the subject %.79s", type, type);
+    assert_unmatched(type, type, detail);
+}
+
 /* A flood is stored whole, however little of it is logged. */
 static void test_flood(void **state)
 {
@@ -87,10 +110,8 @@ int main(void)
 {
     log_setup(LOG_LEVEL_ERROR, false, "test_deadletter", NULL);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_little),
-        cmocka_unit_test(test_everything),
-        cmocka_unit_test(test_not_utf8),
-        cmocka_unit_test(test_flood),
+        cmocka_unit_test(test_little),    cmocka_unit_test(test_everything), cmocka_unit_test(test_not_utf8),
+        cmocka_unit_test(test_unmatched), cmocka_unit_test(test_flood),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

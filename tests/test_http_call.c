@@ -293,7 +293,7 @@ static void test_sent_once(void **state)
             assert_int_equal(outcomes[i].n, 1);
             assert_int_equal(outcomes[i].status, 0);
             assert_int_equal(outcomes[i].code, ERROR_UNAVAILABLE);
-            assert_string_equal(outcomes[i].message, "the connection was lost before an answer came");
+            assert_non_null(strstr(outcomes[i].message, ": the connection was lost before an answer came"));
         }
     }
     assert_int_equal(ask_function(bed, "/f/x", &(struct function_behaviour){.status = 200}).status, 200);

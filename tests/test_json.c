@@ -264,7 +264,7 @@ static void test_values(void **state)
     }
     assert_string_equal(json_type_name(JSON_ABSENT), "absent");
     assert_string_equal(json_type_name(JSON_TRUE), json_type_name(JSON_FALSE));
-    assert_string_equal(json_type_name(JSON_OBJECT), "object");
+    assert_string_equal(json_type_name(JSON_OBJECT), "an object");
     assert_string_equal(json_type_name((enum json_type)99), "unknown");
 }
 

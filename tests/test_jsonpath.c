@@ -272,10 +272,10 @@ static void test_put(void **state)
     assert_put("$.a.b.c", "{\"a\":{\"x\":1}}", "{\"a\":{\"x\":1,\"b\":{\"c\":7}}}");
     assert_put("$['x\"']", "{\"x\\\"\":1}", "{\"x\\\"\":7}");
     assert_put("$.a[1].b", "{\"a\":[0,{\"b\":1},2]}", "{\"a\":[0,{\"b\":7},2]}");
-    assert_put("$.a", "[]", "path $.a: cannot be written to: array where an object is needed");
+    assert_put("$.a", "[]", "path $.a: cannot be written to: an array where an object is needed");
     assert_put("$.a[1]", "{\"a\":[0]}", "path $.a[1]: there is no element 1 to replace");
     assert_put("$.a[0]", "{}", "path $.a[0]: cannot be written to: absent where an array is needed");
-    assert_put("$.a.b", "{\"a\":1}", "path $.a.b: cannot be written to: number where an object is needed");
+    assert_put("$.a.b", "{\"a\":1}", "path $.a.b: cannot be written to: a number where an object is needed");
 }
 
 static void test_references(void **state)

@@ -248,7 +248,7 @@ static void test_payloads(void **state)
     assert_payload("[{\"x.$\":\"$.s\"},[1,{\"y.$\":\"$.a[0]\"}]]", "[{\"x\":\"text\"},[1,{\"y\":1}]]");
     assert_payload("{\"e\\\"x.$\":\"$.e\"}", "{\"e\\\"x\":\"a\\\"b\"}");
     assert_payload("{\"a.$\":\"$.no\"}", "member a.$: path $.no: there is no member no");
-    assert_payload("{\"a.$\":5}", "member a.$: is number, not a string");
+    assert_payload("{\"a.$\":5}", "member a.$: is a number, not a string");
     assert_payload("{\"a.$\":\"n\"}",
                    "member a.$: n: neither a path nor a call of an intrinsic function at character 1");
     assert_payload("{\"a\":1,\"a.$\":\"$.n\"}", "two members a");
@@ -323,9 +323,9 @@ static void test_choices_fail(void **state)
     } cases[] = {
         {"{\"Variable\":\"$.no\",\"IsNull\":false}", -1, "Variable: path $.no: there is no member no"},
         {"{\"Variable\":\"$.n\",\"NumericEqualsPath\":\"$.s\"}", -1,
-         "path $.s leads to string, not to a number"},
+         "path $.s leads to a string, not to a number"},
         {"{\"Variable\":\"$.n\",\"NumericEqualsPath\":\"$.no\"}", -1, "path $.no: there is no member no"},
-        {"[]", -2, "a choice rule is array, not an object"},
+        {"[]", -2, "a choice rule is an array, not an object"},
         {"{\"Variable\":\"$.n\"}", -2, "a choice rule has no operator"},
         {"{\"IsNull\":true}", -2, "a choice rule has no Variable"},
         {"{\"Variable\":\"$.n\",\"NumericFoo\":1}", -2, "NumericFoo is not an operator"},
@@ -458,7 +458,7 @@ static void test_states(void **state)
                  "States.Runtime: InputPath: path $.no: there is no member no");
     assert_state(
         "{\"Type\":\"Pass\",\"ResultPath\":\"$.a\"}", "[]", NULL,
-        "States.ResultPathMatchFailure: ResultPath: path $.a: cannot be written to: array where an object "
+        "States.ResultPathMatchFailure: ResultPath: path $.a: cannot be written to: an array where an object "
         "is needed");
     assert_state("{\"Type\":\"Pass\",\"ResultPath\":\"$.a[*]\"}", "{}", NULL,
                  "ResultPath $.a[*] is not a reference path (names and indices only)");

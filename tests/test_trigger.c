@@ -187,7 +187,7 @@ static void test_refused(void **state)
     } rows[] = {
         {"", ""},
         {"{", ""},
-        {"[]", "is array, not an object"},
+        {"[]", "is an array, not an object"},
         {"{}", "member condition is missing"},
         {"{\"condition\":\"TRUE\"}", "member condition is \"TRUE\", not an object"},
         {"{\"condition\":{}}", "condition: member name is missing"},

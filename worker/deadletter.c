@@ -1,6 +1,7 @@
 #include "worker/deadletter.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/buffer.h"
@@ -12,6 +13,8 @@
 
 #define LOG_PER_SECOND \
     20 /* a flood of bad events must not become a flood of lines; all are counted and stored */
+
+#define SHOWN 80 /* bytes of an attribute in a detail */
 
 static void member(struct buffer *b, const char *name, const char *value)
 {
@@ -38,6 +41,24 @@ static void log_letter(const struct dead_letter *letter)
                  LOG_STR("trigger", letter->trigger));
     else if (n == LOG_PER_SECOND)
         log_warn("dead_letters_not_logged", LOG_STR("detail", "more than 20 in this second; all are stored"));
+}
+
+/* Bytes of the text to show, whole characters. */
+static int shown(struct cloudevent_span text)
+{
+    size_t len = text.len < SHOWN ? text.len : SHOWN;
+    while (len && len < text.len && ((unsigned char)text.text[len] & 0xc0) == 0x80)
+        len--;
+    return (int)len;
+}
+
+void dead_letter_unmatched(const struct cloudevent *event, char ret_detail[DEAD_LETTER_DETAIL])
+{
+    struct cloudevent_span type = event->attribute[CE_TYPE];
+    struct cloudevent_span subject = event->attribute[CE_SUBJECT];
+    snprintf(ret_detail, DEAD_LETTER_DETAIL, "no trigger has the type %.*s and the subject %.*s", shown(type),
+             type.text ? type.text : "", subject.len ? shown(subject) : 2,
+             subject.len ? subject.text : "\"\"");
 }
 
 void dead_letter_add(const struct dead_letter *letter, struct changes *out)

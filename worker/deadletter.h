@@ -23,5 +23,9 @@ struct dead_letter {
     size_t body_len;
 };
 
+#define DEAD_LETTER_DETAIL 256
+
+/* The detail of an event that no trigger is for: names its type and subject, of each at most 80 bytes. */
+void dead_letter_unmatched(const struct cloudevent *event, char ret_detail[DEAD_LETTER_DETAIL]);
 /* Adds the letter with an empty key: the checkpoint numbers it. Logs it. */
 void dead_letter_add(const struct dead_letter *letter, struct changes *out);

@@ -86,7 +86,7 @@ static void test_broken_triggers(void **state)
          "action: member name is missing"},
         {"json", "{\"condition\":", "\\\"id\\\":\\\"json\\\""},
         {"empty", "", "\\\"id\\\":\\\"empty\\\""},
-        {"array", "[]", "is array, not an object"},
+        {"array", "[]", "is an array, not an object"},
         {"join",
          "{\"condition\":{\"name\":\"JOIN\"},\"action\":" PASS ",\"context\":{\"join\":\"three\"}," ACTIVATION
          "}",
@@ -142,7 +142,7 @@ static void test_broken_sources(void **state)
         const char *name, *document, *logged;
     } broken[] = {
         {"b1", "{\"name\":\"b1\",", "\\\"name\\\":\\\"b1\\\""},
-        {"b2", "[]", "is array, not an object"},
+        {"b2", "[]", "is an array, not an object"},
         {"b3", "{\"class\":\"FooEventSource\",\"parameters\":{}}", "unknown class FooEventSource"},
         {"b4", "{\"class\":\"RedisEventSource\"}", "member parameters is missing"},
         {"b5",

@@ -54,6 +54,15 @@ static int load_choices(struct http_invoke *h, const struct json_value *document
     return 0;
 }
 
+/* Of what may also be a text. */
+static int check_secret(const struct json_value *value, struct error *err)
+{
+    if (value->type != JSON_OBJECT)
+        return error_set(err, ERROR_INVALID, "is %s, neither a text nor a secret",
+                         json_type_name(value->type));
+    return secret_check(value, err);
+}
+
 static int load_headers(const struct http_invoke *h, struct error *err)
 {
     struct json_iter iter;
@@ -64,11 +73,14 @@ static int load_headers(const struct http_invoke *h, struct error *err)
     while (json_next(&iter, &name, &value)) {
         struct http_call_request probe = {.method = "POST"};
         BUFFER_AUTO text = BUFFER_INIT;
+        BUFFER_AUTO literal = BUFFER_INIT;
         json_unescape(&name, &text);
-        int r = value.type == JSON_STRING ? 0 : secret_check(&value, err);
+        int r = value.type == JSON_STRING ? 0 : check_secret(&value, err);
         if (r < 0)
             return error_prefix(err, "headers.%.80s", buffer_text(&text));
-        r = http_call_header(&probe, buffer_text(&text), "", err);
+        if (value.type == JSON_STRING && !template_has_paths(&value))
+            json_unescape(&value, &literal);
+        r = http_call_header(&probe, buffer_text(&text), buffer_text(&literal), err);
         http_call_request_done(&probe);
         if (r < 0)
             return error_prefix(err, "headers");
@@ -107,8 +119,8 @@ static int load_auth_member(const struct auth_kind *kind, const struct auth_memb
     if (!json_member(object, m->name, &value))
         return m->optional ? 0 : error_set(err, ERROR_INVALID, "auth.%s.%s is missing", kind->name, m->name);
     if (!m->secret && value.type == JSON_STRING)
-        return 0;
-    if (secret_check(&value, err) < 0)
+        return value.len ? 0 : error_set(err, ERROR_INVALID, "auth.%s.%s is empty", kind->name, m->name);
+    if ((m->secret ? secret_check(&value, err) : check_secret(&value, err)) < 0)
         return error_prefix(err, "auth.%s.%s", kind->name, m->name);
     return 0;
 }

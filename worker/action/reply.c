@@ -22,6 +22,8 @@ int reply_check(const struct json_value *document, bool standard, struct error *
     if (!wanted &&
         (json_member(document, "reply_type", &value) || json_member(document, "reply_subject", &value)))
         return error_set(err, ERROR_INVALID, "reply_type and reply_subject need reply: event");
+    if (json_member(document, "reply_type", &value) && value.type == JSON_STRING && !value.len)
+        return error_set(err, ERROR_INVALID, "reply_type is empty");
     return 0;
 }
 

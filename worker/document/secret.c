@@ -33,10 +33,12 @@ static int read_reference(const struct json_value *reference, struct json_value 
     return error_set(err, ERROR_INVALID, "is not one of {\"file\"|\"env\"|\"global\": name}");
 }
 
-int secret_check(const struct json_value *reference, struct error *err)
+static int bad_name(const char *name, struct error *err)
 {
-    struct json_value kind, name;
-    return read_reference(reference, &kind, &name, err);
+    return error_set(err, ERROR_INVALID,
+                     "secret file %.80s: not a name (letters, digits, dots, hyphens and underscores) in the "
+                     "secret_directory",
+                     name);
 }
 
 static bool is_segment(const char *name)
@@ -47,6 +49,21 @@ static bool is_segment(const char *name)
         if (!isalnum((unsigned char)*name) && !strchr("._-", *name))
             return false;
     return true;
+}
+
+/* Whether a name in the secret_directory, which an absolute path may begin with, is one is known at the call
+ * only. */
+int secret_check(const struct json_value *reference, struct error *err)
+{
+    struct json_value kind, name;
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (read_reference(reference, &kind, &name, err) < 0)
+        return -1;
+    if (!json_equals(&kind, "file", 4))
+        return 0;
+    json_unescape(&name, &text);
+    return buffer_text(&text)[0] == '/' || is_segment(buffer_text(&text)) ? 0
+                                                                          : bad_name(buffer_text(&text), err);
 }
 
 /* 0; 1: there is no such file. */
@@ -91,11 +108,7 @@ static int secret_file(const struct secret_scope *scope, const char *name, struc
         return error_set(err, ERROR_INVALID, "secret file %.80s: no secret_directory is configured", name);
     const char *segment = !strncmp(name, directory, len) && name[len] == '/' ? name + len + 1 : name;
     if (!is_segment(segment) || strlen(segment) > 200)
-        return error_set(
-            err, ERROR_INVALID,
-            "secret file %.80s: not a name (letters, digits, dots, hyphens and underscores) in the "
-            "secret_directory",
-            name);
+        return bad_name(name, err);
     snprintf(path, sizeof path, "%.*s/%s/%s", (int)len, directory, scope->workspace, segment);
     int r = read_file(path, segment, out, err);
     if (r == 1) {

@@ -31,6 +31,7 @@ struct http_call {
     bool too_much; /* more than answer_max came: the rest is left */
     bool too_many_headers;
     bool no_room; /* all calls together keep too much */
+    bool local;   /* over a Unix socket: the URL's host is only a name */
     bool was_sent;
     bool was_lost; /* the connection that it was sent on */
     char why[CURL_ERROR_SIZE];
@@ -259,11 +260,10 @@ static int check_url(struct buffer *url, struct error *err)
     const char *text = buffer_text(url);
     size_t scheme = strncasecmp(text, "http://", 7) ? 8 : 7;
     if ((scheme == 8 && strncasecmp(text, "https://", 8) != 0) || url->len == scheme)
-        return error_set(err, ERROR_INVALID, "the URL (%zu bytes) is not one of http or https", url->len);
+        return http_call_bad_url(text, "is not one of http or https", err);
     for (size_t i = 0; i < url->len; i++)
         if ((unsigned char)text[i] <= ' ' || text[i] == 0x7f)
-            return error_set(err, ERROR_INVALID, "the URL (%zu bytes) holds a blank or a control character",
-                             url->len);
+            return http_call_bad_url(text, "holds a blank or a control character", err);
     return 0;
 }
 
@@ -283,6 +283,7 @@ int http_call_start(struct http_calls *calls, const struct http_call_request *re
     call->done = done;
     call->data = data;
     call->answer_max = request->answer_max;
+    call->local = request->unix_socket.len > 0;
     call->header_bytes = 0;
     call->too_much = call->too_many_headers = call->no_room = false;
     call->was_sent = call->was_lost = false;
@@ -324,6 +325,23 @@ static enum error_code error_code_of(CURLcode code)
     }
 }
 
+/* "host:port: " in front of what libcurl says, where that names none. */
+static void name_host(const struct http_call *call, struct error *err)
+{
+    BUFFER_AUTO origin = BUFFER_INIT;
+    struct error ignored;
+    char *url = NULL;
+    curl_easy_getinfo(call->easy, CURLINFO_EFFECTIVE_URL, &url);
+    if (!url || http_call_origin(url, &origin, &ignored) < 0)
+        return;
+    const char *host = strstr(buffer_text(&origin), "://") + 3;
+    int len = (int)(strrchr(host, ':') - host);
+    BUFFER_AUTO name = BUFFER_INIT;
+    buffer_append(&name, host, (size_t)len);
+    if (!strcasestr(err->message, buffer_text(&name)))
+        error_prefix(err, "%.200s", host);
+}
+
 /* What libcurl says, in place of which some reasons are ours. */
 static void explain(const struct http_call *call, CURLcode code, struct error *err)
 {
@@ -338,6 +356,8 @@ static void explain(const struct http_call *call, CURLcode code, struct error *e
         error_set(err, ERROR_UNAVAILABLE, "the connection was lost before an answer came");
     else
         error_set(err, error_code_of(code), "%s", call->why[0] ? call->why : curl_easy_strerror(code));
+    if (!call->local && !call->too_much && !call->too_many_headers && !call->no_room)
+        name_host(call, err);
 }
 
 static void end(CURL *easy, CURLcode code)

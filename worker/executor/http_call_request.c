@@ -40,8 +40,12 @@ static bool is_token(const char *text, size_t len)
 
 int http_call_method(struct http_call_request *request, const char *method, size_t len, struct error *err)
 {
-    if (len >= sizeof request->method || !is_token(method, len) || memchr(method, '\0', len))
-        return error_set(err, ERROR_INVALID, "%.*s is no method of HTTP", (int)(len < 40 ? len : 40), method);
+    bool good = len < sizeof request->method && is_token(method, len);
+    for (size_t i = 0; i < len; i++)
+        good &= method[i] && !islower((unsigned char)method[i]); /* they are told apart: "post" is none */
+    if (!good)
+        return error_set(err, ERROR_INVALID, "method is \"%.*s\", not a method of HTTP in capitals",
+                         (int)(len < 40 ? len : 40), method);
     memcpy(request->method, method, len);
     request->method[len] = '\0';
     return 0;
@@ -85,6 +89,13 @@ bool http_call_has_header(const struct http_call_request *request, const char *n
     return false;
 }
 
+int http_call_bad_url(const char *url, const char *why, struct error *err)
+{
+    if (strpbrk(url, "@?#")) /* there may be a secret */
+        return error_set(err, ERROR_INVALID, "the URL (%zu bytes) %s", strlen(url), why);
+    return error_set(err, ERROR_INVALID, "URL \"%.200s\" %s", url, why);
+}
+
 int http_call_origin(const char *url, struct buffer *out, struct error *err)
 {
     char *scheme = NULL;
@@ -98,7 +109,7 @@ int http_call_origin(const char *url, struct buffer *out, struct error *err)
                 !curl_url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT);
     int r = 0;
     if (!read || (strcmp(scheme, "http") && strcmp(scheme, "https")))
-        r = error_set(err, ERROR_INVALID, "the URL (%zu bytes) is not one of http or https", strlen(url));
+        r = http_call_bad_url(url, "is not one of http or https", err);
     size_t start = out->len;
     if (r == 0)
         buffer_printf(out, "%s://%s:%s", scheme, host, port);
@@ -127,7 +138,7 @@ int http_call_url_parts(const char *url, struct buffer *host, struct buffer *pat
         return error_set(err, ERROR_MEMORY, "out of memory");
     if (curl_url_set(u, CURLUPART_URL, url, 0)) {
         curl_url_cleanup(u);
-        return error_set(err, ERROR_INVALID, "the URL (%zu bytes) is none", strlen(url));
+        return http_call_bad_url(url, "is none", err);
     }
     append_part(u, CURLUPART_HOST, host);
     char *scheme = NULL;

@@ -35,6 +35,9 @@ bool http_call_has_header(const struct http_call_request *request, const char *n
 /* The header behind this one, as "name: value", or the first; NULL: there is none. */
 const char *http_call_next_header(const struct http_call_request *request, const char *header);
 
+/* Sets the error "URL "..." <why>", but shows none that has a user or a query. Returns -1. */
+int http_call_bad_url(const char *url, const char *why, struct error *err);
+
 /* Where a URL leads to: "scheme://host:port" in lower case. Errors: ERROR_INVALID: no URL, or of another
  * scheme; the message shows neither user nor query. */
 int http_call_origin(const char *url, struct buffer *out, struct error *err);

@@ -611,8 +611,11 @@ int source_deliver(struct source *source, const struct cloudevent *event, const 
             return SOURCE_STOPPED;
         routed = route_event(source, event, position, has_key, false);
     }
-    if (!routed)
-        dead_letter(source, "no_trigger", "no trigger has this type and subject", position, event, NULL, 0);
+    if (!routed) {
+        char detail[DEAD_LETTER_DETAIL];
+        dead_letter_unmatched(event, detail);
+        dead_letter(source, "no_trigger", detail, position, event, NULL, 0);
+    }
     count_read(source, position);
     return 0;
 }
