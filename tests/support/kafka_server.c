@@ -15,7 +15,6 @@
 
 #include "common/clock.h"
 #include "tests/support/free_port.h"
-#include "tests/support/free_port.h"
 
 #define START_NS (90 * CLOCK_S)
 #define STOP_NS (20 * CLOCK_S)

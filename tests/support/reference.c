@@ -173,7 +173,8 @@ int reference_store(const struct reference *reference, const struct workspace *w
 
 /* --- interpreting --- */
 
-/* DESIGN section 4.7: a hash of (creation value, trigger uuid, firing number, element). */
+/* DESIGN section 4.7: a hash of (creation value, trigger uuid, firing number, element); its last 32 bits are
+ * the element, here 0, xor what the others give. */
 static void firing_key(const struct reference *r, const struct state *t, char ret_key[KEY_SIZE])
 {
     char identity[64];
@@ -185,6 +186,8 @@ static void firing_key(const struct reference *r, const struct state *t, char re
     XXH3_128bits_update(&state, identity, strlen(identity) + 1);
     XXH3_128bits_update(&state, numbers, sizeof numbers);
     XXH128_hash_t h = XXH3_128bits_digest(&state);
+    uint32_t mask = (uint32_t)(((h.high64 ^ h.low64 >> 32) * UINT64_C(0x9E3779B97F4A7C15)) >> 32);
+    h.low64 = (h.low64 & ~UINT64_C(0xFFFFFFFF)) | mask;
     snprintf(ret_key, KEY_SIZE, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
 }
 
