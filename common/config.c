@@ -207,6 +207,8 @@ const struct config_field config_fields[] = {
      "TRIGGERFLOW_DOCKER_SOCKET", "Socket of the Docker Engine."},
     {"worker.docker_pull", BOOLEAN, AT(docker_pull), "true", 0, 0, "TRIGGERFLOW_DOCKER_PULL",
      "Have the engine pull an image that it does not have."},
+    {"worker.docker_pull_timeout", DURATION, AT(docker_pull_timeout_ns), "10min", 100 * (int64_t)CLOCK_MS,
+     DAY_NS, "TRIGGERFLOW_DOCKER_PULL_TIMEOUT", "How long the pull of an image may take."},
     {"worker.docker_network", TEXT, AT(docker_network), "bridge", 1, 0, "TRIGGERFLOW_DOCKER_NETWORK",
      "Network of the containers."},
     {"worker.docker_reach", CHOICE, AT(docker_reach), "address", 0, 0, "TRIGGERFLOW_DOCKER_REACH",

@@ -77,7 +77,8 @@ struct config {
     char *docker_images;      /* "": none; names with commas between them, * at the end of one: any */
     char *docker_socket;      /* /var/run/docker.sock */
     bool docker_pull;
-    char *docker_network; /* bridge */
+    int64_t docker_pull_timeout_ns; /* 10 min */
+    char *docker_network;           /* bridge */
     enum config_docker_reach docker_reach;
     int64_t docker_memory; /* 256 MiB */
     int64_t docker_cpu_percent;

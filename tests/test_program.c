@@ -19,7 +19,7 @@
 #include "tests/support/process.h"
 #include "tests/support/wait.h"
 #include "worker/check.h"
-#include "worker/local/containers.h"
+#include "worker/local/image.h"
 #include "worker/local/permit.h"
 #include "worker/local/program.h"
 
@@ -78,10 +78,10 @@ static void test_images(void **state)
             rows[i].permitted)
             fail_msg("%s in %s", rows[i].image, rows[i].allow);
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
-        if (container_check_image(wrong[i], strlen(wrong[i]), &err) == 0)
+        if (image_check(wrong[i], strlen(wrong[i]), &err) == 0)
             fail_msg("%s", wrong[i]);
-    assert_int_equal(container_check_image("reg.example:5000/a/b_c:1.2-x", 28, &err), 0);
-    assert_int_equal(container_check_image("a@sha256:0123", 13, &err), 0);
+    assert_int_equal(image_check("reg.example:5000/a/b_c:1.2-x", 28, &err), 0);
+    assert_int_equal(image_check("a@sha256:0123", 13, &err), 0);
 }
 
 static void test_uids(void **state)

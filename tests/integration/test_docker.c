@@ -261,7 +261,7 @@ static void test_refused(void **state)
     AWAIT_BED(bed, worker_bed_logged(bed, "image debian is not among worker.docker_images"));
     worker_bed_publish(bed, "go", "absent", 3);
     AWAIT_BED(bed, workspace_dead_letters(&bed->workspace, "condition_failed") == 3);
-    assert_true(worker_bed_logged(bed, "looking for the image: 404"));
+    assert_true(worker_bed_logged(bed, "looking for the image triggerflow/absent: 404"));
     worker_bed_stop(bed);
 }
 

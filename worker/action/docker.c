@@ -9,7 +9,7 @@
 #include "common/json.h"
 #include "worker/action/action.h"
 #include "worker/condition/condition.h"
-#include "worker/local/containers.h"
+#include "worker/local/image.h"
 #include "worker/document/document.h"
 #include "worker/executor/invocation_policy.h"
 #include "worker/local/permit.h"
@@ -42,7 +42,7 @@ static int read_document(const struct json_value *document, struct docker *d, st
     if (!json_member(document, "image", &d->image) || d->image.type != JSON_STRING)
         return document_wrong("image", &d->image, "the name of an image", err);
     json_unescape(&d->image, &image);
-    if (container_check_image(buffer_text(&image), image.len, err) < 0)
+    if (image_check(buffer_text(&image), image.len, err) < 0)
         return error_prefix(err, "image");
     d->script.type = JSON_ABSENT;
     json_member(document, "name", &name);

@@ -227,7 +227,7 @@ static int begin(struct work *w, struct error *err)
     struct containers *containers = executor_containers(i->executor, err);
     if (!containers)
         return -1;
-    return container_await(containers, buffer_text(&name), name.len, on_ready, w, &w->wait, err);
+    return containers_await(containers, buffer_text(&name), name.len, on_ready, w, &w->wait, err);
 }
 
 static int run(struct invocation *i, struct error *err)

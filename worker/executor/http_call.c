@@ -27,6 +27,7 @@ struct http_call {
     struct buffer sent; /* the request's body */
     struct buffer body;
     size_t answer_max;
+    bool keep_last;
     size_t header_bytes;
     bool too_much; /* more than answer_max came: the rest is left */
     bool too_many_headers;
@@ -49,11 +50,22 @@ struct http_calls {
 
 /* --- a call --- */
 
+/* The newer half stays. */
+static void drop_oldest(struct http_call *call)
+{
+    size_t dropped = call->body.len - call->body.len / 2;
+    memmove(call->body.data, call->body.data + dropped, call->body.len - dropped);
+    call->body.len -= dropped;
+    call->calls->kept_bytes -= dropped;
+}
+
 static size_t on_body(char *data, size_t size, size_t n, void *to)
 {
     struct http_call *call = to;
     struct http_calls *calls = call->calls;
     size_t len = size * n;
+    while (call->keep_last && call->body.len && call->body.len + len > call->answer_max)
+        drop_oldest(call);
     size_t room = call->answer_max - call->body.len;
     size_t kept = len < room ? len : room;
     if (calls->kept_bytes + kept > HTTP_CALL_KEPT_BYTES) {
@@ -284,6 +296,7 @@ int http_call_start(struct http_calls *calls, const struct http_call_request *re
     call->data = data;
     call->answer_max = request->answer_max;
     call->local = request->unix_socket.len > 0;
+    call->keep_last = request->keep_last;
     call->header_bytes = 0;
     call->too_much = call->too_many_headers = call->no_room = false;
     call->was_sent = call->was_lost = false;

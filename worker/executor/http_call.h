@@ -6,7 +6,8 @@
  * an answer, or an HTTP/2 server turns it away, is for its maker to say.
  *
  * What a server may do to us is bounded: time (connecting, and in all), bytes of headers, bytes of the body
- * that are kept (a call of which no more is wanted ends there, however much the server goes on to send), and
+ * that are kept (a call of which no more is wanted ends there, however much the server goes on to send;
+ * unless it is the end that is wanted), and
  * the bytes that all calls together keep. Redirects are not followed, no proxy and no .netrc is used whatever
  * the environment says, and certificates are verified. Schemes are http and https. Thread: whoever holds the
  * loop's lock. */

@@ -20,6 +20,7 @@ struct http_call_request {
     uint64_t connect_timeout_ns;
     uint64_t timeout_ns; /* from start to the end of the answer */
     size_t answer_max;   /* bytes of the answer's body that are kept */
+    bool keep_last;      /* of a longer one the end is kept, and not the beginning */
 };
 
 void http_call_request_init(struct http_call_request *request);

@@ -9,19 +9,26 @@
 #include "worker/report.h"
 
 #define ANSWER_MAX (4u << 20)
+#define PROGRESS_KEPT (64u << 10)
+
+static void begin_request(const struct engine *engine, const char *path, uint64_t timeout_ns,
+                          struct http_call_request *r)
+{
+    http_call_request_init(r);
+    buffer_append_text(&r->url, "http://docker");
+    buffer_append_text(&r->url, path);
+    buffer_append_text(&r->unix_socket, engine->socket);
+    r->connect_timeout_ns = ENGINE_TIMEOUT;
+    r->timeout_ns = timeout_ns;
+    r->answer_max = ANSWER_MAX;
+}
 
 int engine_ask(struct engine *engine, const char *method, const char *path, const struct buffer *body,
                uint64_t timeout_ns, http_call_done done, void *data, struct http_call **ret_call,
                struct error *err)
 {
     struct http_call_request r;
-    http_call_request_init(&r);
-    buffer_append_text(&r.url, "http://docker");
-    buffer_append_text(&r.url, path);
-    buffer_append_text(&r.unix_socket, engine->socket);
-    r.connect_timeout_ns = ENGINE_TIMEOUT;
-    r.timeout_ns = timeout_ns;
-    r.answer_max = ANSWER_MAX;
+    begin_request(engine, path, timeout_ns, &r);
     int result = http_call_method(&r, method, strlen(method), err);
     if (result == 0 && body) {
         buffer_append(&r.body, body->data, body->len);
@@ -29,6 +36,20 @@ int engine_ask(struct engine *engine, const char *method, const char *path, cons
     }
     if (result == 0 && (r.url.failed || r.body.failed || (body && body->failed)))
         result = error_set(err, ERROR_MEMORY, "out of memory");
+    if (result == 0)
+        result = http_call_start(engine->calls, &r, done, data, ret_call, err);
+    http_call_request_done(&r);
+    return result;
+}
+
+int engine_follow(struct engine *engine, const char *path, uint64_t timeout_ns, http_call_done done,
+                  void *data, struct http_call **ret_call, struct error *err)
+{
+    struct http_call_request r;
+    begin_request(engine, path, timeout_ns, &r);
+    r.answer_max = PROGRESS_KEPT;
+    r.keep_last = true;
+    int result = http_call_method(&r, "POST", 4, err);
     if (result == 0)
         result = http_call_start(engine->calls, &r, done, data, ret_call, err);
     http_call_request_done(&r);
