@@ -40,6 +40,7 @@ struct outcome {
     size_t len;
     uint64_t retry_after_ns;
     char header[64];
+    char last[8]; /* of the body */
 };
 
 static int setup(void **state)
@@ -81,6 +82,8 @@ static void on_done(void *data, const struct http_answer *answer)
     }
     snprintf(o->body, sizeof o->body, "%.*s", (int)answer->len, answer->body);
     snprintf(o->header, sizeof o->header, "%s", header ? header : "");
+    size_t last = answer->len < sizeof o->last - 1 ? answer->len : sizeof o->last - 1;
+    memcpy(o->last, answer->body + answer->len - last, last);
 }
 
 static void prepare(struct bed *bed, struct http_call_request *request, const char *path, const char *body)
@@ -464,6 +467,29 @@ static void test_room_is_given_back(void **state)
     free(body);
 }
 
+/* Of a long answer its end, and no room is lost by that. */
+static void test_keep_last(void **state)
+{
+    struct bed *bed = *state;
+    enum { LEN = 8 << 20, KEPT = 64 << 10, CALLS = HTTP_CALL_KEPT_BYTES / LEN + 1 };
+    char *body = malloc(LEN + 1);
+    assert_non_null(body);
+    memset(body, 'x', LEN);
+    strcpy(body + LEN - 7, "the end");
+    function_server_behave(bed->server, NULL, &(struct function_behaviour){.body = body});
+    for (unsigned i = 0; i < CALLS; i++) {
+        struct http_call_request request;
+        prepare(bed, &request, "/f/x", NULL);
+        request.answer_max = KEPT;
+        request.keep_last = true;
+        struct outcome o = ask(bed, &request);
+        assert_true(o.complete);
+        assert_in_range(o.len, KEPT / 4, KEPT);
+        assert_string_equal(o.last, "the end");
+    }
+    free(body);
+}
+
 static void again(void *data, const struct http_answer *answer)
 {
     struct bed *bed = data;
@@ -679,6 +705,7 @@ int main(void)
         TEST(test_begin_in_done), TEST(test_room_is_given_back),
         TEST(test_cancel),        TEST(test_http2),
         TEST(test_unix_socket),   TEST(test_sent_once),
+        TEST(test_keep_last),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,29 +1,24 @@
 /* DOCKER and DOCKER_IMAGE through the real worker and a real Docker engine, all in a network namespace of the
  * test's own. Its image is that of examples/container: busybox, and functions that are shell scripts. */
-#include <errno.h>
-#include <net/if.h>
-#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
 
 #include "common/buffer.h"
 #include "common/json.h"
+#include "tests/support/docker_engine.h"
 #include "tests/support/worker_bed.h"
 
 #define IMAGE "triggerflow/function:test"
 #define FAILED "event.triggerflow.termination.failure"
 
 static struct redis_server redis;
-static struct process engine;
-static char folder[64];
+static struct docker_engine engine;
 
 /* Adds one to context.n, appends the event's number to context.order; holds for every other event. */
 static const char count_script[] =
@@ -37,69 +32,14 @@ static const char count_script[] =
     "$id\\\\\\\"},"
     "\\\\\\\"result\\\\\\\":$([ $((n % 2)) = 0 ] && echo true || echo false)}\\\"";
 
-/* --- the engine --- */
-
-static bool engine_answers(void)
-{
-    return system("docker info >/dev/null 2>&1") == 0;
-}
-
-static void begin_engine(void)
-{
-    char data[96], state[96], pid[96], host[96];
-    snprintf(data, sizeof data, "--data-root=%s/data", folder);
-    snprintf(state, sizeof state, "--exec-root=%s/exec", folder);
-    snprintf(pid, sizeof pid, "--pidfile=%s/pid", folder);
-    snprintf(host, sizeof host, "unix://%s/docker.sock", folder);
-    const char *argv[] = {
-        "/usr/sbin/dockerd", data, state, pid, "-H", host, "--storage-driver=overlay2", "--iptables=false",
-        "--ip6tables=false", NULL};
-    process_start(&engine, argv, (const char *[]){NULL});
-}
-
-static void start_engine(void)
-{
-    begin_engine();
-    WAIT(engine_answers());
-}
-
-static void stop_engine(void)
-{
-    process_kill(&engine, SIGTERM);
-}
-
-/* The output of a command, without the last line feed (static). */
-static const char *output_of(const char *command)
-{
-    static char text[4096];
-    FILE *pipe = popen(command, "re");
-    assert_non_null(pipe);
-    size_t n = fread(text, 1, sizeof text - 1, pipe);
-    pclose(pipe);
-    while (n && text[n - 1] == '\n')
-        n--;
-    text[n] = '\0';
-    return text;
-}
-
-static int containers(const char *filter)
-{
-    char command[256];
-    snprintf(command, sizeof command, "docker ps -q %s --filter label=triggerflow.workspace=ws | wc -l",
-             filter);
-    return atoi(output_of(command));
-}
-
 /* --- triggers --- */
 
 static int setup(void **state)
 {
-    char text[96];
     struct worker_bed *bed = worker_bed_new(&redis);
     setenv("TRIGGERFLOW_DOCKER_IMAGES", "triggerflow/*", 1);
     setenv("TRIGGERFLOW_DOCKER_PULL", "false", 1);
-    snprintf(text, sizeof text, "%s/docker.sock", folder);
-    setenv("TRIGGERFLOW_DOCKER_SOCKET", text, 1);
+    setenv("TRIGGERFLOW_DOCKER_SOCKET", engine.socket, 1);
     unsetenv("TRIGGERFLOW_DOCKER_REACH");
     *state = bed;
     return 0;
@@ -108,7 +48,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     worker_bed_free(*state);
-    return system("docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1");
+    return docker_engine_clear();
 }
 
 /* A trigger for the type "go" and its id as subject. */
@@ -170,14 +110,14 @@ static void test_condition(void **state)
     AWAIT_BED(bed, number(bed, "t", "n") == 20 && worker_bed_counter(bed, "held") == 10);
     worker_bed_settle(bed);
     assert_order(bed, "t", 20);
-    assert_int_equal(containers(""), 1);
+    assert_int_equal(docker_engine_containers(""), 1);
     const char *limits =
-        output_of("docker inspect -f '{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} "
-                  "{{.HostConfig.NanoCpus}} {{.HostConfig.Privileged}} {{.HostConfig.CapDrop}} "
-                  "{{.HostConfig.SecurityOpt}}' $(docker ps -q)");
+        docker_engine_output("docker inspect -f '{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} "
+                             "{{.HostConfig.NanoCpus}} {{.HostConfig.Privileged}} {{.HostConfig.CapDrop}} "
+                             "{{.HostConfig.SecurityOpt}}' $(docker ps -q)");
     assert_string_equal(limits, "268435456 128 1000000000 false [ALL] [no-new-privileges]");
     worker_bed_stop(bed);
-    assert_int_equal(containers("-a"), 0);
+    assert_int_equal(docker_engine_containers("-a"), 0);
     assert_int_equal(workspace_count(&bed->workspace, "dead_letters"), 0);
 }
 
@@ -236,18 +176,19 @@ static void test_dies(void **state)
     worker_bed_publish(bed, "go", "t", 5);
     AWAIT_BED(bed, number(bed, "t", "n") == 5);
     assert_int_equal(system("docker kill $(docker ps -q) >/dev/null"), 0);
+    AWAIT_BED(bed, worker_bed_logged(bed, "the container has ended with exit status 137"));
     workspace_publish_one(&bed->workspace, "in", "go-t-5", "go", "t", "1");
     AWAIT_BED(bed, number(bed, "t", "n") == 6);
     assert_int_equal(system("docker rm -f $(docker ps -q) >/dev/null"), 0);
-    stop_engine();
+    docker_engine_stop(&engine);
     workspace_publish_one(&bed->workspace, "in", "go-t-6", "go", "t", "1");
     AWAIT_BED(bed, worker_bed_logged(bed, "event=docker_engine state=unavailable"));
-    start_engine();
+    docker_engine_start(&engine);
     AWAIT_BED(bed, number(bed, "t", "n") == 7);
     assert_order(bed, "t", 7);
-    assert_int_equal(containers(""), 1);
+    assert_int_equal(docker_engine_containers(""), 1);
     worker_bed_stop(bed);
-    assert_int_equal(containers("-a"), 0);
+    assert_int_equal(docker_engine_containers("-a"), 0);
     assert_int_equal(workspace_count(&bed->workspace, "dead_letters"), 0);
 }
 
@@ -272,7 +213,7 @@ static void test_removed(void **state)
     put(bed, "t", docker("sleep 600", ",\"timeout_s\":600"), "{\"name\":\"PASS\"}");
     worker_bed_up(bed);
     worker_bed_publish(bed, "go", "t", 3);
-    AWAIT_BED(bed, containers("") == 1);
+    AWAIT_BED(bed, docker_engine_containers("") == 1);
     AWAIT_BED(bed, workspace_count(&bed->workspace, "outbox") == 1);
     assert_int_equal(workspace_delete_trigger(&bed->workspace, "t"), 0);
     AWAIT_BED(bed, workspace_dead_letters(&bed->workspace, "no_trigger") == 3);
@@ -292,9 +233,9 @@ static void test_example(void **state)
     *strrchr(build, '/') = '\0';
     snprintf(command, sizeof command,
              "examples/container/run %s >%s/printed && cmp examples/container/expected.txt %s/printed", build,
-             folder, folder);
+             engine.folder, engine.folder);
     assert_int_equal(system(command), 0);
-    assert_string_equal(output_of("docker ps -aq | wc -l"), "0");
+    assert_string_equal(docker_engine_output("docker ps -aq | wc -l"), "0");
 }
 
 /* --- crashes --- */
@@ -333,9 +274,9 @@ static void test_random_kills(void **state)
     assert_order(bed, "u", n);
 
     assert_int_equal(number(bed, "t", "n"), 2 * n - 1);
-    AWAIT_BED(bed, containers("-a") == 1);
+    AWAIT_BED(bed, docker_engine_containers("-a") == 1);
     worker_bed_stop(bed);
-    assert_int_equal(containers("-a"), 0);
+    assert_int_equal(docker_engine_containers("-a"), 0);
     assert_int_equal(workspace_count(&bed->workspace, "dead_letters"), 0);
 }
 
@@ -378,39 +319,6 @@ static void test_crash_points(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-/* A namespace of the test's own: the engine's bridge is no other's. */
-static bool leave_network(void)
-{
-    struct ifreq loopback = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
-    if (unshare(CLONE_NEWNET) < 0)
-        return false;
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    bool up = fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &loopback) == 0;
-    if (fd >= 0)
-        close(fd);
-    return up;
-}
-
-/* Whether an engine can run here. */
-static bool prepare_engine(void)
-{
-    char text[96];
-    int status;
-    snprintf(folder, sizeof folder, "/tmp/triggerflow-docker-XXXXXX");
-    if (!mkdtemp(folder))
-        return false;
-    snprintf(text, sizeof text, "unix://%s/docker.sock", folder);
-    setenv("DOCKER_HOST", text, 1);
-    setenv("DOCKER_CONFIG", folder, 1);
-    snprintf(text, sizeof text, "%s/log", folder);
-    process_init(&engine, text);
-    begin_engine();
-    for (uint64_t end = clock_now_ns() + WAIT_DEADLINE_NS; !engine_answers() && clock_now_ns() < end;)
-        if (process_ended(&engine, &status))
-            return false;
-    return engine_answers();
-}
-
 static int start_servers(void **state)
 {
     (void)state;
@@ -419,38 +327,16 @@ static int start_servers(void **state)
     return system("examples/container/build " IMAGE " >/dev/null");
 }
 
-static int remove_engine(void)
-{
-    char line[256];
-    stop_engine();
-    snprintf(
-        line, sizeof line,
-        "awk -v below=%s/ 'index($2, below) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount -l; "
-        "rm -rf %s",
-        folder, folder);
-    return system(line);
-}
-
 static int stop_servers(void **state)
 {
     (void)state;
     redis_server_done(&redis);
-    return remove_engine();
+    return docker_engine_remove(&engine);
 }
 
 static const char *absent(void)
 {
-    if (geteuid() != 0)
-        return "not root";
-    if (access("/usr/sbin/dockerd", X_OK) != 0 || system("command -v docker >/dev/null") != 0)
-        return "no dockerd, or no docker";
-    if (system("busybox nc --help >/dev/null 2>&1") != 0)
-        return "no busybox";
-    if (!redis_server_available())
-        return "no redis-server";
-    if (!leave_network())
-        return "no network namespace";
-    return prepare_engine() ? NULL : "dockerd does not run here";
+    return redis_server_available() ? docker_engine_prepare(&engine) : "no redis-server";
 }
 
 int main(void)
@@ -463,10 +349,6 @@ int main(void)
     const char *why = absent();
     if (why) {
         printf("skipped: %s\n", why);
-        if (folder[0]) {
-            process_show_log(&engine);
-            remove_engine();
-        }
         return 0;
     }
     return cmocka_run_group_tests(tests, start_servers, stop_servers);

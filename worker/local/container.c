@@ -14,8 +14,9 @@
 #include "common/log.h"
 #include "common/loop.h"
 
-#define START_LONGEST (60 * CLOCK_S) /* from its creation to its first answer */
-#define CHECK_LONGEST (5 * CLOCK_S)  /* for an answer when it is looked at */
+#define START_LONGEST (60 * CLOCK_S)             /* from its creation to its first answer */
+#define CHECK_LONGEST (5 * CLOCK_S)              /* for an answer when it is looked at */
+#define WATCH_LONGEST (20 * 24 * 3600 * CLOCK_S) /* then its end is seen by its silence */
 #define PROBE_TIMEOUT CLOCK_S
 #define LOOK_FIRST (10 * CLOCK_MS) /* between two looks; doubling */
 #define LOOK_LONGEST (250 * CLOCK_MS)
@@ -41,6 +42,7 @@ struct container {
     uint64_t look_ns;
     struct image_search search;
     struct http_call *call;
+    struct http_call *watch; /* answered when it ends */
     struct container_wait *waits;
     struct hash_table scripts; /* path -> struct script */
     struct error why;          /* while it is removed: why it failed */
@@ -110,13 +112,20 @@ static void on_removed(void *data, const struct http_answer *answer)
     c->call = NULL;
     engine_note(&c->common->engine, answer);
     c->state = ABSENT;
-    if (c->again && answer->status)
+    if (c->again && c->waits && answer->status)
         begin(c);
     else
         tell(c, &c->why);
 }
 
-/* Removes it; then, again: from the beginning. */
+static void stop_watching(struct container *c)
+{
+    if (c->watch)
+        http_call_cancel(c->watch);
+    c->watch = NULL;
+}
+
+/* Removes it; then, again, and somebody waits: from the beginning. */
 static void give_up_or_again(struct container *c, const struct error *why, bool again)
 {
     char path[160];
@@ -125,6 +134,7 @@ static void give_up_or_again(struct container *c, const struct error *why, bool 
     c->why = *why;
     c->again = again;
     c->state = REMOVING;
+    stop_watching(c);
     snprintf(path, sizeof path, "/containers/%s?force=1&v=1", c->name);
     if (engine_ask(&c->common->engine, "DELETE", path, NULL, ENGINE_TIMEOUT, on_removed, c, &c->call, &err) ==
         0)
@@ -260,6 +270,25 @@ static void inspect_again(void *data)
     inspect(data);
 }
 
+/* Without this, calls of one that is gone find nobody at its address, which takes seconds to tell. */
+static void on_end(void *data, const struct http_answer *answer)
+{
+    struct container *c = data;
+    c->watch = NULL;
+    if (answer->status == 200)
+        container_suspect(c);
+}
+
+static void watch(struct container *c)
+{
+    char path[160];
+    struct error err;
+    snprintf(path, sizeof path, "/containers/%s/wait", c->name);
+    if (!c->watch &&
+        engine_ask(&c->common->engine, "POST", path, NULL, WATCH_LONGEST, on_end, c, &c->watch, &err) < 0)
+        log_warn("container_watch", LOG_STR("image", c->image), LOG_STR("error", err.message));
+}
+
 static void on_probe(void *data, const struct http_answer *answer)
 {
     struct container *c = data;
@@ -269,6 +298,7 @@ static void on_probe(void *data, const struct http_answer *answer)
         if (c->state == STARTING)
             log_info("container_ready", LOG_STR("image", c->image), LOG_STR("url", c->url));
         c->state = READY;
+        watch(c);
         tell(c, NULL);
     } else if (clock_now_ns() < c->deadline_ns) {
         later(c, inspect_again);
@@ -464,6 +494,7 @@ const char *container_halt(struct container *c)
 {
     bool there = c->state != ABSENT;
     image_cancel(&c->search);
+    stop_watching(c);
     if (c->call)
         http_call_cancel(c->call);
     c->call = NULL;

@@ -4,7 +4,8 @@
  *                                     ▲                  │ no             │ not in time    │
  * suspect() ───── remove ◀────────────┴──────────────────┘◀── no ── looked at ◀────────────┘
  *
- * It is started when it is first needed, looked at when it does not answer, and replaced when it has died.
+ * It is started when it is needed, and looked at when it does not answer or the engine says that it has
+ * ended; one that is not well is removed.
  * Thread: executor, or one that stands in for it. */
 #pragma once
 
