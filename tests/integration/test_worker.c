@@ -264,6 +264,47 @@ static void test_trigger_changed(void **state)
     assert_int_equal(worker_bed_counter(bed, "t"), -1); /* not written back */
 }
 
+/* Whether a checkpoint's field begins so. */
+static bool has_field(const struct worker_bed *bed, const char *prefix)
+{
+    redisReply *keys = redis_server_do(&redis, "HKEYS ws-checkpoint");
+    bool has = false;
+    assert_non_null(keys);
+    for (size_t i = 0; i < keys->elements; i++)
+        has |= !strncmp(keys->element[i]->str, prefix, strlen(prefix));
+    freeReplyObject(keys);
+    (void)bed;
+    return has;
+}
+
+static void publish_key(const struct worker_bed *bed, const char *id)
+{
+    const struct publication event = {.id = id, .type = "t", .subject = "s", .key = id};
+    assert_int_equal(workspace_publish(&bed->workspace, "in", &event, 1), 0);
+    worker_bed_settle(bed);
+}
+
+/* Nothing stays of a trigger that was replaced, and of one that was removed. */
+static void test_trigger_forgotten(void **state)
+{
+    static const char other[] =
+        "{\"id\":\"t\",\"uuid\":\"other\",\"condition\":{\"name\":\"JOIN\"},\"action\":" PASS
+        ",\"context\":{\"join\":1},\"activation_events\":[{\"type\":\"t\",\"subject\":"
+        "\"s\"}]}";
+    struct worker_bed *bed = *state;
+    worker_bed_trigger(bed, "t", "JOIN", "{\"join\":1}", PASS, "t", "s");
+    worker_bed_up(bed);
+    publish_key(bed, "first");
+    assert_true(has_field(bed, "keys:uuid-t:") && has_field(bed, "fired:uuid-t"));
+    assert_int_equal(workspace_put_trigger(&bed->workspace, "t", other), 0);
+    AWAIT_BED(bed,
+              (publish_key(bed, "second"), has_field(bed, "keys:other:") && has_field(bed, "fired:other")));
+    AWAIT_BED(bed, !has_field(bed, "keys:uuid-t:") && !has_field(bed, "fired:uuid-t"));
+    assert_int_equal(workspace_delete_trigger(&bed->workspace, "t"), 0);
+    AWAIT_BED(bed, !has_field(bed, "keys:") && !has_field(bed, "fired:"));
+    worker_bed_stop(bed);
+}
+
 static void test_trigger_removed(void **state)
 {
     struct worker_bed *bed = *state;
@@ -793,6 +834,7 @@ int main(int argc, char **argv)
         TEST(test_notified),
         TEST(test_trigger_changed),
         TEST(test_trigger_removed),
+        TEST(test_trigger_forgotten),
         TEST(test_transient),
         TEST(test_source_added),
         TEST(test_source_changed),

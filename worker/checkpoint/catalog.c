@@ -55,15 +55,29 @@ static void forget_fired(struct catalog *c)
     hash_done(&c->fired);
 }
 
+/* Deletes what is stored of a trigger that was removed or replaced by somebody else, now that all shards are
+ * behind it. The fields stay when there is another one of its identity, or may be again: without a uuid, or
+ * when what is stored cannot be used. */
+static void forget_stored(struct catalog *c, struct trigger *t)
+{
+    char name[256];
+    const struct trigger *other = hash_get(&c->triggers, t->id, t->id_len);
+    bool again = other && !strcmp(other->identity, t->identity);
+    if (atomic_load_explicit(&t->gone, memory_order_relaxed))
+        return;
+    waiting_abandon(t->waiting, t->id, t->identity, again, "the trigger was removed or replaced", c->changes);
+    if (again || t->broken || !t->uuid_len)
+        return;
+    int n = snprintf(name, sizeof name, "fired:%s", t->identity);
+    changes_delete(c->changes, STORAGE_CHECKPOINT, name, (size_t)n);
+    keys_delete(t->keys, t->identity, t->identity_len, c->changes);
+}
+
 static void free_retired(struct catalog *catalog)
 {
     for (size_t i = 0; i < catalog->n_retired; i++) {
-        struct trigger *t = catalog->retired[i];
-        const struct trigger *other = hash_get(&catalog->triggers, t->id, t->id_len);
-        if (!atomic_load_explicit(&t->gone, memory_order_relaxed))
-            waiting_abandon(t->waiting, t->id, t->identity, other && !strcmp(other->identity, t->identity),
-                            "the trigger was removed or replaced", catalog->changes);
-        trigger_free(t);
+        forget_stored(catalog, catalog->retired[i]);
+        trigger_free(catalog->retired[i]);
     }
     catalog->n_retired = 0;
     while (catalog->old_routers) {
@@ -246,8 +260,11 @@ static int see_trigger(void *data, const char *id, size_t id_len, const char *do
         return 0;
     }
     if (new_trigger(c, id, id_len, document, len, &t, &err) < 0) {
+        struct trigger *before = hash_get(&c->triggers, id, id_len);
         if (err.code == ERROR_MEMORY)
             return -1;
+        if (before)
+            before->broken = true;
         c->n_broken++;
         note_broken(&c->broken, "id", id, id_len, err.message);
         return 0;
@@ -267,17 +284,6 @@ static void retire(struct catalog *c, struct trigger *t)
         log_error("out_of_memory", LOG_STR("while", "retiring a trigger; it is leaked"));
 }
 
-/* The fields of a trigger that was removed by somebody else. Those of one without a uuid stay: the same
- * identity may come back. */
-static void delete_fields(struct catalog *c, struct trigger *t)
-{
-    char name[256];
-    if (!t->uuid_len || atomic_load_explicit(&t->gone, memory_order_relaxed))
-        return;
-    int n = snprintf(name, sizeof name, "fired:%s", t->identity);
-    changes_delete(c->changes, STORAGE_CHECKPOINT, name, (size_t)n);
-}
-
 /* Takes the triggers that this reload has not seen, or that have fired for good, out of the table. */
 static size_t sweep(struct catalog *c, bool only_gone)
 {
@@ -288,11 +294,8 @@ static size_t sweep(struct catalog *c, bool only_gone)
     while ((e = hash_next(&c->triggers, &cursor))) {
         struct trigger *t = e->value;
         bool gone = atomic_load_explicit(&t->gone, memory_order_relaxed);
-        if (gone ? only_gone : !only_gone && t->reload_mark != c->mark) {
-            if (!only_gone)
-                delete_fields(c, t);
+        if (gone ? only_gone : !only_gone && t->reload_mark != c->mark)
             retire(c, t);
-        }
     }
     for (size_t i = first; i < c->n_retired; i++, removed++)
         hash_remove(&c->triggers, c->retired[i]->id, c->retired[i]->id_len);

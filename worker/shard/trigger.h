@@ -50,6 +50,7 @@ struct trigger {
     size_t context_len;
     /* Thread: checkpoint. */
     uint64_t reload_mark;
+    bool broken; /* what is stored in its place cannot be used */
 
     /* What an evaluation touches, in one cache line with the state of a condition that counts. */
     _Alignas(TRIGGER_HOT_ALIGNMENT) const
