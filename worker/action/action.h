@@ -19,6 +19,7 @@ struct injection;
 struct intent;
 struct json_value;
 struct permits;
+struct worker;
 
 struct action_type {
     const char *name;
@@ -37,9 +38,9 @@ struct action_type {
     /* Begins a committed intent; its end is reported with executor_done(). NULL: never has intents. Thread:
      * executor. */
     void (*start)(struct executor *executor, struct intent *intent);
-    /* Its intents never start before their commit, whatever action_start says: answers that a crash leaves
-     * without their firing would be taken for something else. */
-    bool after_commit;
+    /* Whether this intent starts only after its commit, whatever action_start says: an answer that a crash
+     * leaves without its firing would be taken for something else. NULL: none. Thread: shard. */
+    bool (*after_commit)(const struct intent *intent, const struct worker *worker);
     /* An intent of it was given up, or one element of it: tells those who wait for it, in the epoch that
      * removes the intent from the outbox. NULL: nobody does. Thread: checkpoint. Errors: ERROR_MEMORY. */
     int (*gave_up)(const struct intent *intent, struct injection *injection, struct error *err);

@@ -232,6 +232,13 @@ static int gave_up(const struct intent *intent, struct injection *injection, str
     return internal_write(injection->worker->internal, &carrier, injection->epoch, err);
 }
 
+static bool after_commit(const struct intent *intent, const struct worker *worker)
+{
+    (void)intent;
+    (void)worker;
+    return true;
+}
+
 static int check_context(const struct json_value *context, struct error *err)
 {
     struct json_value state, value;
@@ -249,7 +256,7 @@ const struct action_type action_aws_asf_task = {.name = "AWS_ASF_TASK",
                                                 .unload = invoke_unload,
                                                 .fire = fire,
                                                 .start = start,
-                                                .after_commit = true,
+                                                .after_commit = after_commit,
                                                 .gave_up = gave_up,
                                                 .parameters = parameters,
                                                 .check_context = check_context};

@@ -407,6 +407,17 @@ static bool is_retried(const struct worker *worker, const struct buffer *task)
     return false;
 }
 
+bool invoke_after_commit(const struct intent *intent, const struct worker *worker)
+{
+    struct json_value body, subject;
+    BUFFER_AUTO task = BUFFER_INIT;
+    if (!intent_body(intent, &body) || !json_member(&body, "subject", &subject) ||
+        subject.type != JSON_STRING)
+        return false;
+    json_unescape(&subject, &task);
+    return task.failed || is_retried(worker, &task);
+}
+
 int invoke_gave_up(const struct intent *intent, struct injection *injection, struct error *err)
 {
     struct json_value body, subject;

@@ -19,6 +19,7 @@
  * leaves open whether it was started. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/buffer.h"
@@ -32,6 +33,7 @@ struct firing;
 struct injection;
 struct intent;
 struct invocation;
+struct worker;
 
 /* The state of an invoking action that has its document read as it fires. */
 struct invoke_document {
@@ -72,6 +74,10 @@ typedef int (*invoke_more)(const struct invoke *invoke, struct buffer *out, stru
 int invoke_fire(const struct invoke_document *document, struct firing *firing,
                 const struct action_type *action, invoke_more more, const struct json_value *request,
                 struct error *err);
+
+/* action_type.after_commit: when a DAG_TASK_RETRY_HANDLER waits for the task's failure. It looks for the
+ * firing that the failed invocation is of, and after a crash must not look before that has fired again. */
+bool invoke_after_commit(const struct intent *intent, const struct worker *worker);
 
 /* action_type.gave_up. */
 int invoke_gave_up(const struct intent *intent, struct injection *injection, struct error *err);

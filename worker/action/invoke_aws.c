@@ -103,6 +103,7 @@ const struct action_type action_aws_lambda_invoke = {.name = "AWS_LAMBDA_INVOKE"
                                                      .fire = fire,
                                                      .again = start_or_again,
                                                      .start = start,
+                                                     .after_commit = invoke_after_commit,
                                                      .gave_up = invoke_gave_up,
                                                      .parameters = parameters,
                                                      .check_context = check_context};

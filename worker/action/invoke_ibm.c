@@ -139,6 +139,7 @@ const struct action_type action_ibm_cf_invoke = {.name = "IBM_CF_INVOKE",
                                                  .fire = fire,
                                                  .again = start_or_again,
                                                  .start = start,
+                                                 .after_commit = invoke_after_commit,
                                                  .gave_up = invoke_gave_up,
                                                  .parameters = parameters,
                                                  .check_context = check_context};

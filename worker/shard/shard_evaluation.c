@@ -62,7 +62,7 @@ void shard_open_intent(struct shard *s, struct intent *intent)
 {
     struct shard_cut *cut = shard_current_cut(s);
     bool immediate = s->worker->config->action_start == CONFIG_ACTION_IMMEDIATE && !intent->fans_out &&
-                     !intent->action->after_commit;
+                     !(intent->action->after_commit && intent->action->after_commit(intent, s->worker));
     s->n_intents++;
     if (intent->fans_out)
         intent->field[strlen(intent->field)] = INTENT_FANS_OUT;
