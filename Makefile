@@ -200,7 +200,8 @@ fuzz: | build/packages.fuzz
 	    echo "{}: ok, $$(tail -n1 build/fuzz/{}.log)" || { echo "{}: FAILED"; tail -n 60 build/fuzz/{}.log; exit 1; }'
 
 bench: benches programs build/kafka/tried | build/packages.bench
-	@for bench in $(BENCHES); do echo "$$(basename $$bench):"; $$bench || exit 1; done
+	@failed=; for bench in $(BENCHES); do echo "$$(basename $$bench):"; $$bench || failed="$$failed $$(basename $$bench)"; \
+	    done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 clean:
 	rm -rf build

@@ -74,6 +74,8 @@ struct phase {
     const struct plan_step **steps;
     size_t n;
     const char *method;
+    bool refused; /* a step was; the others of the phase are tried nevertheless, so that all complaints are
+                     told */
 };
 
 static void step_path(const struct phase *phase, const struct plan_step *step, struct buffer *path)
@@ -100,8 +102,10 @@ static int done(void *data, size_t i, long status, struct json_object *answer)
     const char *text = output_text(answer, "error");
     if (*text == '\0' || status >= 500)
         return client_refused(phase->cli, status, answer);
-    return cli_fail(CLI_FAILED, "%s %s is refused: %s",
-                    step->what == PLAN_TRIGGER ? "trigger" : "event source", step->name, text);
+    phase->refused = true;
+    cli_fail(CLI_FAILED, "%s %s is refused: %s", step->what == PLAN_TRIGGER ? "trigger" : "event source",
+             step->name, text);
+    return CLI_OK;
 }
 
 typedef bool (*phase_member)(const struct plan_step *step);
@@ -119,7 +123,7 @@ static int run_phase(struct cli *cli, const struct plan *plan, const char *metho
         .n = phase.n, .in_flight = IN_FLIGHT, .method = method, .next = next, .done = done, .data = &phase};
     int code = client_many(cli, &calls);
     free(phase.steps);
-    return code;
+    return code == CLI_OK && phase.refused ? CLI_FAILED : code;
 }
 
 static bool is_context(const struct plan_step *step)

@@ -9,6 +9,7 @@
 #include "cli/client.h"
 #include "cli/collection.h"
 #include "cli/definition.h"
+#include "cli/document.h"
 #include "cli/event.h"
 #include "cli/output.h"
 #include "cli/table.h"
@@ -93,6 +94,17 @@ static struct json_object *activation(const char *text)
     return event;
 }
 
+/* A name, or JSON, which is meant by a bracket at its beginning. */
+static int add_value(const struct cli *cli, struct json_object *trigger, const char *name, const char *text)
+{
+    struct error err;
+    struct json_object *value = NULL;
+    if ((*text == '{' || *text == '[') && document_parse("value.json", text, strlen(text), &value, &err) < 0)
+        return cli_usage(cli, "--%s: %s", name, err.message);
+    json_object_object_add(trigger, name, value ? value : definition_value(text));
+    return CLI_OK;
+}
+
 static int from_options(struct cli *cli, struct json_object **ret)
 {
     size_t cursor = 0;
@@ -105,10 +117,15 @@ static int from_options(struct cli *cli, struct json_object **ret)
         json_object_array_add(events, activation(on));
     json_object_object_add(trigger, "id", json_object_new_string(id));
     json_object_object_add(trigger, "activation_events", events);
-    json_object_object_add(trigger, "condition", definition_value(condition ? condition : "TRUE"));
-    json_object_object_add(trigger, "action", definition_value(action ? action : "PASS"));
-    if (context)
-        json_object_object_add(trigger, "context", definition_value(context));
+    int code = add_value(cli, trigger, "condition", condition ? condition : "TRUE");
+    if (code == CLI_OK)
+        code = add_value(cli, trigger, "action", action ? action : "PASS");
+    if (code == CLI_OK && context)
+        code = add_value(cli, trigger, "context", context);
+    if (code != CLI_OK) {
+        json_object_put(trigger);
+        return code;
+    }
     json_object_object_add(trigger, "transient", json_object_new_boolean(cli_flag(cli, "transient")));
     *ret = json_object_new_array();
     json_object_array_add(*ret, trigger);

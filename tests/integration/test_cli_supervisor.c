@@ -165,6 +165,11 @@ static void test_apply(void **state)
     assert_has(cli_bed_err(&bed), "nothing was applied");
     assert_int_equal(cli_bed_run(&bed, "sed s/JOIN/JION/ w.yaml | triggerflow apply -f - --force"), 1);
     assert_has(cli_bed_err(&bed), "trigger join is refused: ");
+    assert_int_equal(
+        cli_bed_run(&bed, "sed 's/JOIN/JION/; s/TRUE/TRU/' w.yaml | triggerflow apply -f - --force"), 1);
+    assert_has(cli_bed_err(&bed), "trigger join is refused: ");
+    assert_has(cli_bed_err(&bed), "trigger end is refused: ");
+    assert_has(cli_bed_err(&bed), "not everything was applied");
     done("workspace delete applied");
 }
 
@@ -199,6 +204,9 @@ static void test_triggers(void **state)
     assert_string_equal(done("trigger add w a --on done/s --condition JOIN --context '{\"join\":3}'"), "a\n");
     refused("trigger add w a --on done/s", "trigger a is refused: Trigger a already exists");
     refused("trigger add w b --on x --condition JOIN --context '{\"join\":-1}'", "trigger b is refused: ");
+    assert_int_equal(cli_bed_run(&bed, "triggerflow trigger add w b --on x --action '{\"name\":\"EMIT\",'"),
+                     2);
+    assert_has(cli_bed_err(&bed), "--action: value.json");
     cli_bed_write(&bed, "t.yaml",
                   "- {id: b, activation_events: [x], condition: TRUE, action: PASS, transient: true}\n"
                   "- {id: a, activation_events: [x], condition: TRUE, action: PASS}\n");
