@@ -43,6 +43,7 @@ struct loop {
     uint64_t next_order;
     pthread_mutex_t *lock; /* NULL: one thread only */
     bool waiting;          /* with the lock given up. Requires: lock */
+    unsigned next_event;   /* counts those that were dealt with */
     uint64_t dispatch_ns;  /* while timers are called: the time they are called for; else 0 */
 };
 
@@ -230,6 +231,30 @@ static int wait_events(struct loop *loop, struct epoll_event events[BATCH], uint
     return epoll_wait(loop->epoll_fd, events, BATCH, timeout_ns == UINT64_MAX ? -1 : limit);
 }
 
+static void call_watch(struct loop *loop, const struct epoll_event *event)
+{
+    int fd = (int)(uint32_t)event->data.u64;
+    uint32_t serial = (uint32_t)(event->data.u64 >> 32);
+    if (serial == 0) {
+        uint64_t count;
+        (void)!read(loop->wake_fd, &count, sizeof count); /* it may have been read by an earlier round */
+        return;
+    }
+    struct watch *watch = find_watch(loop, fd);
+    if (watch && watch->serial == serial)
+        watch->callback(watch->data, event->events);
+}
+
+/* A shared loop has a slice of time. Those that are ready all the time come in the same order each time, so
+ * each round begins behind the last one of the round before. */
+static void call_watches(struct loop *loop, const struct epoll_event *events, int n)
+{
+    uint64_t until = loop->lock ? clock_now_ns() + LOOP_SLICE : UINT64_MAX;
+    unsigned first = loop->next_event;
+    for (int i = 0; i < n && (!i || !loop->lock || clock_now_ns() < until); i++, loop->next_event++)
+        call_watch(loop, &events[(first + (unsigned)i) % (unsigned)n]);
+}
+
 int loop_run_once(struct loop *loop, uint64_t timeout_ns, struct error *err)
 {
     if (loop->n_timers) {
@@ -251,18 +276,7 @@ int loop_run_once(struct loop *loop, uint64_t timeout_ns, struct error *err)
     errno = failed;
     if (n < 0 && errno != EINTR)
         return error_set_errno(err, errno, "epoll_wait");
-    for (int i = 0; i < n; i++) {
-        int fd = (int)(uint32_t)events[i].data.u64;
-        uint32_t serial = (uint32_t)(events[i].data.u64 >> 32);
-        if (serial == 0) {
-            uint64_t count;
-            (void)!read(loop->wake_fd, &count, sizeof count); /* it may have been read by an earlier round */
-            continue;
-        }
-        struct watch *watch = find_watch(loop, fd);
-        if (watch && watch->serial == serial)
-            watch->callback(watch->data, events[i].events);
-    }
+    call_watches(loop, events, n);
     run_timers(loop);
     return 0;
 }

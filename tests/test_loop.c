@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -464,6 +465,43 @@ static int run_coarse(void)
     return 0;
 }
 
+static void busy(void *data, uint32_t events)
+{
+    (void)events;
+    ++*(int *)data;
+    struct timespec longer = {.tv_nsec = 2 * LOOP_SLICE};
+    nanosleep(&longer, NULL);
+}
+
+/* Other threads get the loop between two slices, and nobody is left out. */
+static void test_shared(void **state)
+{
+    enum { MANY = 5 };
+    struct fixture *f = *state;
+    struct error err;
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    int fds[MANY], calls[MANY] = {0};
+    for (int i = 0; i < MANY; i++) {
+        assert_true((fds[i] = eventfd(1, EFD_CLOEXEC)) >= 0);
+        assert_int_equal(loop_add(f->loop, fds[i], EPOLLIN, busy, &calls[i], &err), 0);
+    }
+    loop_share(f->loop, &lock);
+    pthread_mutex_lock(&lock);
+    for (int rounds = 1; rounds <= MANY; rounds++) {
+        int all = 0;
+        assert_int_equal(loop_run_once(f->loop, UINT64_MAX, &err), 0);
+        for (int i = 0; i < MANY; i++)
+            all += calls[i];
+        assert_int_equal(all, rounds);
+    }
+    pthread_mutex_unlock(&lock);
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(calls[i], 1);
+        loop_remove(f->loop, fds[i]);
+        close(fds[i]);
+    }
+}
+
 static void test_coarse(void **state)
 {
     (void)state;
@@ -499,6 +537,7 @@ int main(void)
         TEST(test_wake),
         TEST(test_signal),
         TEST(test_no_descriptors),
+        TEST(test_shared),
         cmocka_unit_test(test_coarse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -478,6 +478,32 @@ static void test_rate(void **state)
     worker_bed_stop(bed->worker);
 }
 
+static void see_turn(void *data, const char *function, const char *task, const char *key, unsigned starts,
+                     uint64_t first_ns, uint64_t last_ns)
+{
+    struct order *o = data;
+    (void)task, (void)key, (void)starts, (void)last_ns;
+    uint64_t *at = strcmp(function, "one") ? &o->last_ns : &o->first_ns;
+    *at = *at > first_ns ? *at : first_ns;
+}
+
+/* Triggers whose calls begin at a time take turns: one call is not behind the thousand of another trigger. */
+static void test_turns(void **state)
+{
+    struct invoke_bed *bed = *state;
+    struct order o = {.n = 0};
+    invoke_bed_setting("TRIGGERFLOW_SHARDS", "1");
+    invoke_bed_trigger(bed, "many", "*", "/f/many", "");
+    invoke_bed_trigger(bed, "one", "n799", "/f/one", "");
+    invoke_bed_go_many(bed, "n", 800);
+    up(bed);
+    settle(bed);
+    assert_int_equal(function_server_requests(bed->server), 801);
+    function_server_each(bed->server, see_turn, &o);
+    assert_true(o.first_ns < o.last_ns);
+    worker_bed_stop(bed->worker);
+}
+
 /* Far more than are kept in memory: the rest waits in storage, and all start in order. */
 static void test_waiting_in_storage(void **state)
 {
@@ -597,6 +623,7 @@ int main(int argc, char **argv)
         TEST(test_limit_of_host),
         TEST(test_limit_of_worker),
         TEST(test_rate),
+        TEST(test_turns),
         TEST(test_waiting_in_storage),
         TEST(test_bad_neighbours),
         TEST(test_stop_and_go_on),

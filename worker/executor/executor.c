@@ -24,6 +24,7 @@
 #include "worker/worker.h"
 
 #define START_HERE 16 /* intents that the submitting thread starts itself, rather than wake the executor */
+#define RETRIES_A_ROUND 16 /* that are due: others come in between */
 #define RETRY_FIRST (100 * CLOCK_MS)
 #define CONTAINERS_CLOSE (5 * CLOCK_S)
 #define RETRY_LONGEST (10 * CLOCK_S)
@@ -190,7 +191,7 @@ static void retry_due(void *data)
     x->retry_ns = 0;
     if (executor_draining(x))
         return;
-    while (x->n_waiting && x->waiting[0]->not_before_ns <= now)
+    for (int n = 0; n < RETRIES_A_ROUND && x->n_waiting && x->waiting[0]->not_before_ns <= now; n++)
         start(x, take_earliest(x));
     if (x->n_waiting)
         set_retry_timer(x);
@@ -400,8 +401,9 @@ static void *executor_main(void *data)
     while (!atomic_load(&x->stopping)) {
         atomic_store_explicit(&x->life->busy, 1, memory_order_relaxed);
         start_submitted(x);
+        bool more = x->invocations && invocations_go_on(x->invocations);
         atomic_store_explicit(&x->life->busy, 0, memory_order_relaxed);
-        if (loop_run_once(x->loop, UINT64_MAX, &err) < 0)
+        if (loop_run_once(x->loop, more ? 0 : UINT64_MAX, &err) < 0)
             log_error("executor_loop", LOG_STR("error", err.message));
         arena_beat(x->life, clock_coarse_ns());
     }

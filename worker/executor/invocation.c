@@ -19,12 +19,17 @@
 #define CONNECT_TIMEOUT (10 * CLOCK_S)
 #define SWEEP_AT 1024       /* gates, above which idle ones are looked for when one is added */
 #define LOOK_EVERY CLOCK_MS /* at gates whose rate is in the way, at most */
+#define CALLS_A_ROUND 8     /* begun between two looks at what else there is to do */
 
 enum { GATE_TRIGGER, GATE_HOST, GATE_WORKER, GATES };
 
-/* A gate with the name it goes by; in `limited` while its rate is in the way. */
+/* A gate with the name it goes by; in `limited` while its rate is in the way. That of a trigger also has the
+ * trigger's invocations that have entered a gate and are to go on, and is in `ready` while there are any. */
 struct invocation_gate {
     struct gate gate;
+    struct gate_ticket *ready;
+    struct gate_ticket **ready_end;
+    struct invocation_gate *next_ready;
     struct invocation_gate *next_limited;
     bool limited;
     size_t users;             /* invocations that have a pointer to it */
@@ -42,8 +47,9 @@ struct invocations {
     struct invocation_gate worker;
     struct invocation_gate *limited;
     struct invocation *all;
-    struct gate_ticket *ready; /* have entered a gate and are to go on */
-    struct gate_ticket **ready_end;
+    struct invocation_gate *ready; /* triggers take turns */
+    struct invocation_gate **ready_end;
+    unsigned left; /* of this round's calls */
     bool going_on; /* somebody is at it, further up the stack */
 };
 
@@ -122,9 +128,33 @@ static void watch_rate(struct invocations *all, struct invocation_gate *g)
 
 static void make_ready(struct invocations *all, struct invocation *i)
 {
+    struct invocation_gate *trigger = i->gates[GATE_TRIGGER];
+    if (!trigger->ready) {
+        trigger->ready_end = &trigger->ready;
+        trigger->next_ready = NULL;
+        *all->ready_end = trigger;
+        all->ready_end = &trigger->next_ready;
+    }
     i->ticket.next = NULL;
-    *all->ready_end = &i->ticket;
-    all->ready_end = &i->ticket.next;
+    *trigger->ready_end = &i->ticket;
+    trigger->ready_end = &i->ticket.next;
+}
+
+/* The next of the trigger whose turn it is, which comes last then. There must be one. */
+static struct invocation *take_ready(struct invocations *all)
+{
+    struct invocation_gate *trigger = all->ready;
+    struct invocation *i = of_ticket(trigger->ready);
+    all->ready = trigger->next_ready;
+    if (!all->ready)
+        all->ready_end = &all->ready;
+    trigger->ready = i->ticket.next;
+    if (trigger->ready) {
+        trigger->next_ready = NULL;
+        *all->ready_end = trigger;
+        all->ready_end = &trigger->next_ready;
+    }
+    return i;
 }
 
 /* Lets in whom the gate has room for. */
@@ -319,20 +349,25 @@ static void advance(struct invocations *all, struct invocation *i)
     call(i);
 }
 
-/* What has become ready goes on; one level deep, however long the list grows meanwhile. */
+/* What has become ready goes on, as far as this round allows; one level deep, however long the list grows
+ * meanwhile. */
 static void go_on(struct invocations *all)
 {
     if (all->going_on || executor_draining(all->executor))
         return;
     all->going_on = true;
-    while (all->ready) {
-        struct invocation *i = of_ticket(all->ready);
-        all->ready = i->ticket.next;
-        if (!all->ready)
-            all->ready_end = &all->ready;
-        advance(all, i);
-    }
+    for (; all->ready && all->left; all->left--)
+        advance(all, take_ready(all));
     all->going_on = false;
+    if (all->ready && !executor_is_here(all->executor))
+        loop_wake(executor_loop(all->executor));
+}
+
+bool invocations_go_on(struct invocations *invocations)
+{
+    invocations->left = CALLS_A_ROUND;
+    go_on(invocations);
+    return invocations->ready && !executor_draining(invocations->executor);
 }
 
 /* --- the start --- */
@@ -429,6 +464,7 @@ int invocations_new(struct executor *executor, struct invocations **ret_invocati
     }
     all->executor = executor;
     all->ready_end = &all->ready;
+    all->left = CALLS_A_ROUND;
     hash_init(&all->triggers);
     hash_init(&all->hosts);
     gate_init(&all->worker.gate);

@@ -128,5 +128,8 @@ enum invocation_verdict invocation_judge(const struct invocation *invocation,
 int invocations_new(struct executor *executor, struct invocations **ret_invocations, struct error *err);
 /* Ends all calls and frees their intents, which stay in the outbox. NULL is fine. */
 void invocations_free(struct invocations *invocations);
+/* Begins the calls of one round, of which there are few, so that what else is to be done need not wait for a
+ * burst of them; triggers take turns. Whether there are more. Thread: executor, once a round of its loop. */
+bool invocations_go_on(struct invocations *invocations);
 /* Calls under way. */
 size_t invocations_under_way(const struct invocations *invocations);
