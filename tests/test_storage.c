@@ -15,6 +15,7 @@
 #include "common/error.h"
 #include "common/storage/storage.h"
 #include "tests/support/redis_server.h"
+#include "tests/support/storage_bed.h"
 
 static struct redis_server shared; /* flushed before each test; not running when redis-server is absent */
 static struct error err;
@@ -109,19 +110,6 @@ static void assert_claim_fails(struct storage *storage, enum error_code code, co
         fail_msg("code %s, message %s", error_code_name(err.code), err.message);
 }
 
-static struct storage_op op(enum storage_set set, enum storage_op_kind kind, const char *key,
-                            const char *value, const char *uuid)
-{
-    return (struct storage_op){.set = set,
-                               .kind = kind,
-                               .key = key,
-                               .key_len = strlen(key),
-                               .value = value,
-                               .value_len = value ? strlen(value) : 0,
-                               .uuid = uuid,
-                               .uuid_len = uuid ? strlen(uuid) : 0};
-}
-
 static int commit_as(struct storage *storage, const char *writer, const char *creation, uint64_t epoch,
                      const struct storage_op *ops, size_t n)
 {
@@ -138,38 +126,10 @@ static int commit(struct storage *storage, uint64_t epoch, const struct storage_
 static void assert_commit_fails(struct storage *storage, uint64_t epoch, enum error_code code,
                                 const char *words)
 {
-    struct storage_op put = op(STORAGE_TRIGGERS, STORAGE_PUT, "refused", "{}", NULL);
+    struct storage_op put = storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "refused", "{}", NULL);
     assert_int_equal(commit(storage, epoch, &put, 1), -1);
     if (err.code != code || !strstr(err.message, words))
         fail_msg("code %s, message %s", error_code_name(err.code), err.message);
-}
-
-/* What load and get report. */
-struct found {
-    size_t n;
-    size_t limit; /* ends the scan at so many; 0: never */
-    char last_key[64];
-    char last_value[64];
-    size_t last_key_len;
-    size_t last_value_len;
-    char keys[64]; /* joined, as far as they fit */
-};
-
-static int collect(void *data, const char *key, size_t key_len, const char *value, size_t value_len)
-{
-    struct found *found = data;
-    found->n++;
-    if (key_len < sizeof found->last_key && value_len < sizeof found->last_value) {
-        memcpy(found->last_key, key, key_len);
-        memcpy(found->last_value, value, value_len);
-    }
-    found->last_key_len = key_len;
-    found->last_value_len = value_len;
-    if (strlen(found->keys) + key_len + 2 < sizeof found->keys) {
-        strncat(found->keys, key, key_len);
-        strncat(found->keys, " ", 2);
-    }
-    return found->limit && found->n >= found->limit ? -7 : 0;
 }
 
 /* The usual beginning: workspace w, created at 100.5, claimed by "me". */
@@ -219,19 +179,19 @@ static void test_workspaces(void **state)
     (void)state;
     need_server();
     struct storage *storage = open_on(shared.port);
-    struct found found = {0};
-    assert_int_equal(storage->type->workspaces(storage, collect, &found, &err), 0);
+    struct storage_found found = {0};
+    assert_int_equal(storage->type->workspaces(storage, storage_found_add, &found, &err), 0);
     assert_int_equal(found.n, 0);
     assert_int_equal(storage->type->workspace_exists(storage, "w", &err), STORAGE_ABSENT);
     COMMAND(&shared, "HSET triggerflow-workspaces w 1600000000.25");
-    assert_int_equal(storage->type->workspaces(storage, collect, &found, &err), 0);
+    assert_int_equal(storage->type->workspaces(storage, storage_found_add, &found, &err), 0);
     assert_int_equal(found.n, 1);
     assert_string_equal(found.last_key, "w");
     assert_string_equal(found.last_value, "1600000000.25");
     assert_int_equal(storage->type->workspace_exists(storage, "w", &err), 0);
     COMMAND(&shared, "DEL triggerflow-workspaces");
     COMMAND(&shared, "SET triggerflow-workspaces x");
-    assert_int_equal(storage->type->workspaces(storage, collect, &found, &err), -1);
+    assert_int_equal(storage->type->workspaces(storage, storage_found_add, &found, &err), -1);
     assert_int_equal(err.code, ERROR_REFUSED);
     assert_non_null(strstr(err.message, "triggerflow-workspaces"));
     assert_non_null(strstr(err.message, "127.0.0.1:"));
@@ -246,39 +206,44 @@ static void test_load_and_get(void **state)
     static char keys[FIELDS][16];
     static const char *names[FIELDS + 2];
     struct storage *storage = begin();
-    struct found found = {0};
+    struct storage_found found = {0};
     for (int i = 0; i < FIELDS; i++) {
         snprintf(keys[i], sizeof keys[i], "k%d", i);
         names[i] = keys[i];
         COMMAND(&shared, "HSET w-timers k%d v%d", i, i);
     }
-    assert_int_equal(storage->type->load(storage, "w", STORAGE_TIMERS, collect, &found, &err), 0);
+    assert_int_equal(storage->type->load(storage, "w", STORAGE_TIMERS, storage_found_add, &found, &err), 0);
     assert_true(found.n >= FIELDS);
-    found = (struct found){.limit = 10};
-    assert_int_equal(storage->type->load(storage, "w", STORAGE_TIMERS, collect, &found, &err), -7);
+    found = (struct storage_found){.limit = 10};
+    assert_int_equal(storage->type->load(storage, "w", STORAGE_TIMERS, storage_found_add, &found, &err), -7);
     assert_int_equal(found.n, 10);
-    found = (struct found){0};
-    assert_int_equal(storage->type->get(storage, "w", STORAGE_TIMERS, names, FIELDS, collect, &found, &err),
-                     0);
+    found = (struct storage_found){0};
+    assert_int_equal(
+        storage->type->get(storage, "w", STORAGE_TIMERS, names, FIELDS, storage_found_add, &found, &err), 0);
     assert_int_equal(found.n, FIELDS);
     assert_string_equal(found.last_value, "v4999");
-    found = (struct found){0};
+    found = (struct storage_found){0};
     const char *some[] = {"k3", "absent", "k1", "k2"};
-    assert_int_equal(storage->type->get(storage, "w", STORAGE_TIMERS, some, 4, collect, &found, &err), 0);
+    assert_int_equal(
+        storage->type->get(storage, "w", STORAGE_TIMERS, some, 4, storage_found_add, &found, &err), 0);
     assert_string_equal(found.keys, "k3 k1 k2 ");
-    found = (struct found){.limit = 1};
-    assert_int_equal(storage->type->get(storage, "w", STORAGE_TIMERS, some, 4, collect, &found, &err), -7);
-    assert_int_equal(storage->type->get(storage, "w", STORAGE_TIMERS, some, 0, collect, &found, &err), 0);
-    found = (struct found){0};
-    assert_int_equal(storage->type->load(storage, "w", STORAGE_OUTBOX, collect, &found, &err), 0);
+    found = (struct storage_found){.limit = 1};
+    assert_int_equal(
+        storage->type->get(storage, "w", STORAGE_TIMERS, some, 4, storage_found_add, &found, &err), -7);
+    assert_int_equal(
+        storage->type->get(storage, "w", STORAGE_TIMERS, some, 0, storage_found_add, &found, &err), 0);
+    found = (struct storage_found){0};
+    assert_int_equal(storage->type->load(storage, "w", STORAGE_OUTBOX, storage_found_add, &found, &err), 0);
     assert_int_equal(found.n, 0);
-    assert_int_equal(storage->type->load(storage, "no such", STORAGE_OUTBOX, collect, &found, &err), -1);
+    assert_int_equal(storage->type->load(storage, "no such", STORAGE_OUTBOX, storage_found_add, &found, &err),
+                     -1);
     assert_int_equal(err.code, ERROR_INVALID);
     COMMAND(&shared, "SET w-outbox x");
-    assert_int_equal(storage->type->load(storage, "w", STORAGE_OUTBOX, collect, &found, &err), -1);
+    assert_int_equal(storage->type->load(storage, "w", STORAGE_OUTBOX, storage_found_add, &found, &err), -1);
     assert_int_equal(err.code, ERROR_REFUSED);
     assert_non_null(strstr(err.message, "w-outbox"));
-    assert_int_equal(storage->type->get(storage, "w", STORAGE_OUTBOX, some, 4, collect, &found, &err), -1);
+    assert_int_equal(
+        storage->type->get(storage, "w", STORAGE_OUTBOX, some, 4, storage_found_add, &found, &err), -1);
     assert_int_equal(err.code, ERROR_REFUSED);
     storage_close(storage);
 }
@@ -371,12 +336,12 @@ static void test_leftover(void **state)
     (void)state;
     struct storage *storage = begin();
     struct storage_op ops[] = {
-        op(STORAGE_CHECKPOINT, STORAGE_PUT, "position:s", "5", NULL),
-        op(STORAGE_OUTBOX, STORAGE_PUT, "1", "{}", NULL),
-        op(STORAGE_INTERNAL, STORAGE_PUT, "1", "{}", NULL),
-        op(STORAGE_TIMERS, STORAGE_PUT, "1", "{}", NULL),
-        op(STORAGE_DEAD_LETTERS, STORAGE_PUT, "1", "{}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "1", "{}", NULL),
+        storage_op_of(STORAGE_CHECKPOINT, STORAGE_PUT, "position:s", "5", NULL),
+        storage_op_of(STORAGE_OUTBOX, STORAGE_PUT, "1", "{}", NULL),
+        storage_op_of(STORAGE_INTERNAL, STORAGE_PUT, "1", "{}", NULL),
+        storage_op_of(STORAGE_TIMERS, STORAGE_PUT, "1", "{}", NULL),
+        storage_op_of(STORAGE_DEAD_LETTERS, STORAGE_PUT, "1", "{}", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "1", "{}", NULL),
     };
     assert_int_equal(commit(storage, 1, ops, 6), 0);
     assert_int_equal(claim(storage, "w", "me").epoch, 1); /* the same creation: all of it stays */
@@ -399,7 +364,7 @@ static void test_fenced(void **state)
 {
     (void)state;
     struct storage *storage = begin();
-    struct storage_op put = op(STORAGE_TRIGGERS, STORAGE_PUT, "late", "{}", NULL);
+    struct storage_op put = storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "late", "{}", NULL);
     assert_int_equal(commit(storage, 1, NULL, 0), 0);
     struct storage *other = open_on(shared.port);
     assert_int_equal(claim(other, "w", "they").epoch, 1);
@@ -423,7 +388,7 @@ static void test_rolled_back(void **state)
 {
     (void)state;
     struct storage *storage = begin();
-    struct storage_op put = op(STORAGE_TRIGGERS, STORAGE_PUT, "late", "{}", NULL);
+    struct storage_op put = storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "late", "{}", NULL);
     for (uint64_t epoch = 1; epoch <= 3; epoch++)
         assert_int_equal(commit(storage, epoch, NULL, 0), 0);
     COMMAND(&shared, "HSET w-checkpoint epoch 1");
@@ -445,7 +410,7 @@ static void test_lost_answer(void **state)
     assert_int_equal(redis_proxy_start(&proxy, shared.port), 0);
     COMMAND(&shared, "HSET triggerflow-workspaces w 100.5");
     struct storage *storage = open_on(proxy.port);
-    struct storage_op put = op(STORAGE_OUTBOX, STORAGE_PUT, "1", "first", NULL);
+    struct storage_op put = storage_op_of(STORAGE_OUTBOX, STORAGE_PUT, "1", "first", NULL);
     claim(storage, "w", "me");
     assert_int_equal(commit(storage, 1, NULL, 0), 0); /* the script is loaded */
     atomic_store(&proxy.cut, true);
@@ -487,29 +452,30 @@ static void test_large_commit(void **state)
     for (int i = 0; i < OPS; i++) {
         snprintf(keys[i], sizeof keys[i], "t%d", i);
         snprintf(values[i], sizeof values[i], "{\"id\":\"t%d\",\"uuid\":\"u%d\"}", i, i);
-        ops[i] = op(i % 2 ? STORAGE_TRIGGERS : STORAGE_OUTBOX, STORAGE_PUT, keys[i], values[i], NULL);
+        ops[i] =
+            storage_op_of(i % 2 ? STORAGE_TRIGGERS : STORAGE_OUTBOX, STORAGE_PUT, keys[i], values[i], NULL);
     }
     assert_int_equal(commit(storage, 1, ops, OPS), 0);
     assert_int_equal(COMMAND(&shared, "HLEN w-triggers"), OPS / 2);
     assert_int_equal(COMMAND(&shared, "HLEN w-outbox"), OPS / 2);
     for (int i = 0; i < OPS; i += 2) { /* every other trigger has another uuid by now */
-        ops[i] = op(STORAGE_OUTBOX, STORAGE_DELETE, keys[i], NULL, NULL);
+        ops[i] = storage_op_of(STORAGE_OUTBOX, STORAGE_DELETE, keys[i], NULL, NULL);
         uuids[i + 1][0] = i % 4 == 0 ? 'u' : 'x';
         snprintf(uuids[i + 1] + 1, sizeof uuids[0] - 1, "%d", i + 1);
-        ops[i + 1] = op(STORAGE_TRIGGERS, STORAGE_PUT_IF, keys[i + 1], "{}", uuids[i + 1]);
+        ops[i + 1] = storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, keys[i + 1], "{}", uuids[i + 1]);
     }
     assert_int_equal(commit(storage, 2, ops, OPS), 0);
     assert_int_equal(COMMAND(&shared, "EXISTS w-outbox"), 0);
     assert_stored(&shared, "w-triggers", "t99997", "{}");
     assert_stored(&shared, "w-triggers", "t99999", values[99999]);
     for (int i = 0; i < OPS; i++)
-        ops[i] = op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, keys[i], NULL, "");
+        ops[i] = storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE_IF, keys[i], NULL, "");
     assert_int_equal(commit(storage, 3, ops, OPS), 0);
     assert_int_equal(COMMAND(&shared, "EXISTS w-triggers"), 0);
     struct storage_op *many = calloc(STORAGE_OPS_SAFE * 3, sizeof *many);
     assert_non_null(many);
     for (int i = 0; i < STORAGE_OPS_SAFE * 3; i++)
-        many[i] = op(STORAGE_OUTBOX, STORAGE_PUT, "k", "v", NULL);
+        many[i] = storage_op_of(STORAGE_OUTBOX, STORAGE_PUT, "k", "v", NULL);
     struct storage_commit bomb = {"w", "100.5", "me", 4, many, STORAGE_OPS_SAFE * 3, 0};
     assert_int_equal(storage->type->commit(storage, &bomb, &err), -1);
     assert_int_equal(err.code, ERROR_LIMIT);
@@ -527,12 +493,12 @@ static void test_absent_server(void **state)
 {
     (void)state;
     struct redis_fake fake;
-    struct found found = {0};
+    struct storage_found found = {0};
     int fd;
     assert_int_equal(redis_fake_start(&fake, NULL, 0, false), 0);
     redis_fake_stop(&fake);
     struct storage *storage = open_on(fake.port); /* connects with the first call only */
-    assert_int_equal(storage->type->workspaces(storage, collect, &found, &err), -1);
+    assert_int_equal(storage->type->workspaces(storage, storage_found_add, &found, &err), -1);
     assert_int_equal(err.code, ERROR_UNAVAILABLE);
     assert_int_equal(storage->type->workspace_exists(storage, "w", &err), -1);
     assert_claim_fails(storage, ERROR_UNAVAILABLE, "127.0.0.1:");
@@ -557,14 +523,16 @@ static void test_strange_answers(void **state)
                                           "*1\r\n$9\r\ncommitted\r\n"};
     for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++) {
         struct redis_fake fake;
-        struct found found = {0};
+        struct storage_found found = {0};
         const char *name = "a";
         assert_int_equal(redis_fake_start(&fake, answers[i], strlen(answers[i]), false), 0);
         struct storage *storage = open_on(fake.port);
-        assert_int_equal(storage->type->load(storage, "w", STORAGE_TIMERS, collect, &found, &err), -1);
+        assert_int_equal(storage->type->load(storage, "w", STORAGE_TIMERS, storage_found_add, &found, &err),
+                         -1);
         assert_int_equal(err.code, ERROR_REFUSED);
         (void)storage->type->workspace_exists(storage, "w", &err);
-        assert_true(storage->type->get(storage, "w", STORAGE_TIMERS, &name, 1, collect, &found, &err) <= 0);
+        assert_true(
+            storage->type->get(storage, "w", STORAGE_TIMERS, &name, 1, storage_found_add, &found, &err) <= 0);
         assert_claim_fails(storage, ERROR_REFUSED, "unexpected");
         assert_commit_fails(storage, 1, ERROR_REFUSED, "unexpected");
         storage_close(storage);
@@ -813,10 +781,10 @@ static void test_watch_own_commits(void **state)
 {
     (void)state;
     struct storage *storage = begin();
-    struct storage_op ops[] = {op(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL),
-                               op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "absent", "{}", ""),
-                               op(STORAGE_EVENT_SOURCES, STORAGE_PUT, "s", "{}", NULL),
-                               op(STORAGE_OUTBOX, STORAGE_PUT, "1", "{}", NULL)};
+    struct storage_op ops[] = {storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL),
+                               storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "absent", "{}", ""),
+                               storage_op_of(STORAGE_EVENT_SOURCES, STORAGE_PUT, "s", "{}", NULL),
+                               storage_op_of(STORAGE_OUTBOX, STORAGE_PUT, "1", "{}", NULL)};
     int fd = -1;
     int loaded = 0;
     uint64_t epoch = 0;

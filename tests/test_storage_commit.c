@@ -32,19 +32,6 @@ static struct storage_claim claim(struct storage *storage, const char *workspace
     return result;
 }
 
-static struct storage_op op(enum storage_set set, enum storage_op_kind kind, const char *key,
-                            const char *value, const char *uuid)
-{
-    return (struct storage_op){.set = set,
-                               .kind = kind,
-                               .key = key,
-                               .key_len = strlen(key),
-                               .value = value,
-                               .value_len = value ? strlen(value) : 0,
-                               .uuid = uuid,
-                               .uuid_len = uuid ? strlen(uuid) : 0};
-}
-
 static int commit_as(struct storage *storage, const char *writer, const char *creation, uint64_t epoch,
                      const struct storage_op *ops, size_t n)
 {
@@ -58,38 +45,10 @@ static int commit(struct storage *storage, uint64_t epoch, const struct storage_
     return commit_as(storage, "me", "100.5", epoch, ops, n);
 }
 
-/* What load and get report. */
-struct found {
-    size_t n;
-    size_t limit; /* ends the scan at so many; 0: never */
-    char last_key[64];
-    char last_value[64];
-    size_t last_key_len;
-    size_t last_value_len;
-    char keys[64]; /* joined, as far as they fit */
-};
-
-static int collect(void *data, const char *key, size_t key_len, const char *value, size_t value_len)
-{
-    struct found *found = data;
-    found->n++;
-    if (key_len < sizeof found->last_key && value_len < sizeof found->last_value) {
-        memcpy(found->last_key, key, key_len);
-        memcpy(found->last_value, value, value_len);
-    }
-    found->last_key_len = key_len;
-    found->last_value_len = value_len;
-    if (strlen(found->keys) + key_len + 2 < sizeof found->keys) {
-        strncat(found->keys, key, key_len);
-        strncat(found->keys, " ", 2);
-    }
-    return found->limit && found->n >= found->limit ? -7 : 0;
-}
-
 static void assert_stored(struct storage *storage, enum storage_set set, const char *key, const char *value)
 {
-    struct found found = {0};
-    assert_int_equal(storage->type->get(storage, "w", set, &key, 1, collect, &found, &err), 0);
+    struct storage_found found = {0};
+    assert_int_equal(storage->type->get(storage, "w", set, &key, 1, storage_found_add, &found, &err), 0);
     if (found.n != (value != NULL))
         fail_msg("%s is %s", key, value ? "absent" : "there");
     if (!value)
@@ -101,8 +60,8 @@ static void assert_stored(struct storage *storage, enum storage_set set, const c
 
 static size_t count(struct storage *storage, enum storage_set set)
 {
-    struct found found = {0};
-    assert_int_equal(storage->type->load(storage, "w", set, collect, &found, &err), 0);
+    struct storage_found found = {0};
+    assert_int_equal(storage->type->load(storage, "w", set, storage_found_add, &found, &err), 0);
     return found.n;
 }
 
@@ -129,34 +88,39 @@ static void test_load_and_get(void **state)
     static struct storage_op ops[FIELDS];
     static const char *const some[] = {"k3", "absent", "k1", "k2"};
     struct storage *storage = begin();
-    struct found found = {0};
+    struct storage_found found = {0};
     for (int i = 0; i < FIELDS; i++) {
         snprintf(keys[i], sizeof keys[i], "k%d", i);
         snprintf(values[i], sizeof values[i], "v%d", i);
         names[i] = keys[i];
-        ops[i] = op(STORAGE_TIMERS, STORAGE_PUT, keys[i], values[i], NULL);
+        ops[i] = storage_op_of(STORAGE_TIMERS, STORAGE_PUT, keys[i], values[i], NULL);
     }
     assert_int_equal(commit(storage, 1, ops, FIELDS), 0);
     assert_true(count(storage, STORAGE_TIMERS) >= FIELDS);
-    found = (struct found){.limit = 10};
-    assert_int_equal(storage->type->load(storage, "w", STORAGE_TIMERS, collect, &found, &err), -7);
+    found = (struct storage_found){.limit = 10};
+    assert_int_equal(storage->type->load(storage, "w", STORAGE_TIMERS, storage_found_add, &found, &err), -7);
     assert_int_equal(found.n, 10);
-    found = (struct found){0};
-    assert_int_equal(storage->type->get(storage, "w", STORAGE_TIMERS, names, FIELDS, collect, &found, &err),
-                     0);
+    found = (struct storage_found){0};
+    assert_int_equal(
+        storage->type->get(storage, "w", STORAGE_TIMERS, names, FIELDS, storage_found_add, &found, &err), 0);
     assert_int_equal(found.n, FIELDS);
     assert_string_equal(found.last_value, "v4999");
-    found = (struct found){0};
-    assert_int_equal(storage->type->get(storage, "w", STORAGE_TIMERS, some, 4, collect, &found, &err), 0);
+    found = (struct storage_found){0};
+    assert_int_equal(
+        storage->type->get(storage, "w", STORAGE_TIMERS, some, 4, storage_found_add, &found, &err), 0);
     assert_string_equal(found.keys, "k3 k1 k2 ");
-    found = (struct found){.limit = 1};
-    assert_int_equal(storage->type->get(storage, "w", STORAGE_TIMERS, some, 4, collect, &found, &err), -7);
-    assert_int_equal(storage->type->get(storage, "w", STORAGE_TIMERS, some, 0, collect, &found, &err), 0);
+    found = (struct storage_found){.limit = 1};
+    assert_int_equal(
+        storage->type->get(storage, "w", STORAGE_TIMERS, some, 4, storage_found_add, &found, &err), -7);
+    assert_int_equal(
+        storage->type->get(storage, "w", STORAGE_TIMERS, some, 0, storage_found_add, &found, &err), 0);
     assert_int_equal(count(storage, STORAGE_OUTBOX), 0);
-    found = (struct found){0};
-    assert_int_equal(storage->type->load(storage, "absent", STORAGE_OUTBOX, collect, &found, &err), 0);
+    found = (struct storage_found){0};
+    assert_int_equal(storage->type->load(storage, "absent", STORAGE_OUTBOX, storage_found_add, &found, &err),
+                     0);
     assert_int_equal(found.n, 0);
-    assert_int_equal(storage->type->load(storage, "no such", STORAGE_OUTBOX, collect, &found, &err), -1);
+    assert_int_equal(storage->type->load(storage, "no such", STORAGE_OUTBOX, storage_found_add, &found, &err),
+                     -1);
     assert_int_equal(err.code, ERROR_INVALID);
     storage_close(storage);
 }
@@ -183,39 +147,40 @@ static void test_commit_kinds(void **state)
     (void)state;
     struct storage *storage = begin();
     struct storage_op first[] = {
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "python", "{\"id\": \"python\", \"uuid\": \"u-1\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "c", "{\"id\":\"c\",\"uuid\":\"u-1\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "spaced", "{ \"uuid\" : \"u-1\" }", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "escaped", "{\"uuid\":\"u\\u002d1\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "mentioned", "{\"x\":\"u-1\",\"uuid\":\"u-1\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "elsewhere", "{\"x\":\"u-1\",\"uuid\":\"u-2\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "longer", "{\"uuid\":\"u-11\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "broken", "{\"x\":\"\\u-1", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "number", "7", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "twice", "old", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT, "twice", "new", NULL),
-        op(STORAGE_OUTBOX, STORAGE_PUT, "1", "one", NULL),
-        op(STORAGE_OUTBOX, STORAGE_PUT, "2", "two", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "python", "{\"id\": \"python\", \"uuid\": \"u-1\"}",
+                      NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "c", "{\"id\":\"c\",\"uuid\":\"u-1\"}", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "spaced", "{ \"uuid\" : \"u-1\" }", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "escaped", "{\"uuid\":\"u\\u002d1\"}", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "mentioned", "{\"x\":\"u-1\",\"uuid\":\"u-1\"}", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "elsewhere", "{\"x\":\"u-1\",\"uuid\":\"u-2\"}", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "longer", "{\"uuid\":\"u-11\"}", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "broken", "{\"x\":\"\\u-1", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "number", "7", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "twice", "old", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "twice", "new", NULL),
+        storage_op_of(STORAGE_OUTBOX, STORAGE_PUT, "1", "one", NULL),
+        storage_op_of(STORAGE_OUTBOX, STORAGE_PUT, "2", "two", NULL),
     };
     const size_t n = sizeof first / sizeof first[0];
     assert_int_equal(commit(storage, 1, first, n), 0);
     assert_stored(storage, STORAGE_TRIGGERS, "twice", "new");
     struct storage_op second[] = {
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "python", "new", "u-1"),
-        op(STORAGE_OUTBOX, STORAGE_DELETE, "1", NULL, NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "c", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "spaced", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "escaped", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "mentioned", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "elsewhere", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "longer", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "broken", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "number", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "absent", "new", "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "absent2", "new", ""),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "twice", "any", ""),
-        op(STORAGE_OUTBOX, STORAGE_PUT, "3", "three", NULL),
-        op(STORAGE_OUTBOX, STORAGE_DELETE, "absent", NULL, NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "python", "new", "u-1"),
+        storage_op_of(STORAGE_OUTBOX, STORAGE_DELETE, "1", NULL, NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "c", "new", "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "spaced", "new", "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "escaped", "new", "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "mentioned", "new", "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "elsewhere", "new", "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "longer", "new", "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "broken", "new", "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "number", "new", "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "absent", "new", "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "absent2", "new", ""),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "twice", "any", ""),
+        storage_op_of(STORAGE_OUTBOX, STORAGE_PUT, "3", "three", NULL),
+        storage_op_of(STORAGE_OUTBOX, STORAGE_DELETE, "absent", NULL, NULL),
     };
     assert_int_equal(commit(storage, 2, second, sizeof second / sizeof second[0]), 0);
     for (size_t i = 0; i < 5; i++)
@@ -230,10 +195,10 @@ static void test_commit_kinds(void **state)
     assert_stored(storage, STORAGE_OUTBOX, "3", "three");
     assert_int_equal(claim(storage, "w", "me").epoch, 2);
     struct storage_op third[] = {
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "elsewhere", NULL, "u-2"),
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "longer", NULL, "u-1"),
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "twice", NULL, ""),
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "absent", NULL, ""),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "elsewhere", NULL, "u-2"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "longer", NULL, "u-1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "twice", NULL, ""),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "absent", NULL, ""),
     };
     assert_int_equal(commit(storage, 3, third, 4), 0);
     assert_stored(storage, STORAGE_TRIGGERS, "elsewhere", NULL);
@@ -249,7 +214,7 @@ static void test_special_bytes(void **state)
     static const char key[] = "k\0\r\n\xff\xc3\xa9 *$%";
     static const char value[] = "\0v\r\n$5\r\n\xfe\\\"";
     static const char document[] = "{\"x\":\"\0\",\"uuid\":\"\0u\"}";
-    struct found found = {0};
+    struct storage_found found = {0};
     struct storage_op put = {.set = STORAGE_INTERNAL,
                              .kind = STORAGE_PUT,
                              .key = key,
@@ -257,7 +222,7 @@ static void test_special_bytes(void **state)
                              .value = value,
                              .value_len = sizeof value - 1};
     assert_int_equal(commit(storage, 1, &put, 1), 0);
-    assert_int_equal(storage->type->load(storage, "w", STORAGE_INTERNAL, collect, &found, &err), 0);
+    assert_int_equal(storage->type->load(storage, "w", STORAGE_INTERNAL, storage_found_add, &found, &err), 0);
     assert_int_equal(found.n, 1);
     assert_int_equal(found.last_key_len, sizeof key - 1);
     assert_memory_equal(found.last_key, key, sizeof key - 1);
@@ -272,8 +237,8 @@ static void test_special_bytes(void **state)
     put.value = NULL; /* the empty text */
     put.value_len = 0;
     assert_int_equal(commit(storage, 3, &put, 1), 0);
-    found = (struct found){0};
-    assert_int_equal(storage->type->load(storage, "w", STORAGE_INTERNAL, collect, &found, &err), 0);
+    found = (struct storage_found){0};
+    assert_int_equal(storage->type->load(storage, "w", STORAGE_INTERNAL, storage_found_add, &found, &err), 0);
     assert_int_equal(found.last_value_len, 0);
     storage_close(storage);
 }
@@ -282,7 +247,7 @@ static void test_commit_twice(void **state)
 {
     (void)state;
     struct storage *storage = begin();
-    struct storage_op put = op(STORAGE_OUTBOX, STORAGE_PUT, "1", "first", NULL);
+    struct storage_op put = storage_op_of(STORAGE_OUTBOX, STORAGE_PUT, "1", "first", NULL);
     assert_int_equal(commit(storage, 1, &put, 1), 0);
     put.value = "again";
     assert_int_equal(commit(storage, 1, &put, 1), 0);
@@ -296,11 +261,11 @@ static void test_commit_order(void **state)
     (void)state;
     struct storage *storage = begin();
     struct storage_op ops[] = {
-        op(STORAGE_TIMERS, STORAGE_DELETE, "gone", NULL, NULL),
-        op(STORAGE_TIMERS, STORAGE_PUT, "gone", "x", NULL),
-        op(STORAGE_TIMERS, STORAGE_PUT, "last", "1", NULL),
-        op(STORAGE_OUTBOX, STORAGE_DELETE, "last", NULL, NULL),
-        op(STORAGE_TIMERS, STORAGE_PUT, "last", "2", NULL),
+        storage_op_of(STORAGE_TIMERS, STORAGE_DELETE, "gone", NULL, NULL),
+        storage_op_of(STORAGE_TIMERS, STORAGE_PUT, "gone", "x", NULL),
+        storage_op_of(STORAGE_TIMERS, STORAGE_PUT, "last", "1", NULL),
+        storage_op_of(STORAGE_OUTBOX, STORAGE_DELETE, "last", NULL, NULL),
+        storage_op_of(STORAGE_TIMERS, STORAGE_PUT, "last", "2", NULL),
     };
     assert_int_equal(commit(storage, 1, ops, 5), 0);
     assert_stored(storage, STORAGE_TIMERS, "gone", NULL);
@@ -312,7 +277,7 @@ static void test_fenced(void **state)
 {
     (void)state;
     struct storage *storage = begin();
-    struct storage_op put = op(STORAGE_TRIGGERS, STORAGE_PUT, "late", "{}", NULL);
+    struct storage_op put = storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "late", "{}", NULL);
     assert_int_equal(commit(storage, 1, NULL, 0), 0);
     struct storage *other = connection();
     assert_int_equal(claim(other, "w", "they").epoch, 1);
@@ -353,14 +318,14 @@ static void test_large_commit(void **state)
     assert_non_null(keys);
     for (int i = 0; i < STORAGE_OPS_SAFE; i++) {
         snprintf(keys[i], sizeof keys[i], "t%d", i);
-        ops[i] =
-            op(i % 2 ? STORAGE_TRIGGERS : STORAGE_OUTBOX, STORAGE_PUT, keys[i], "{\"uuid\":\"u\"}", NULL);
+        ops[i] = storage_op_of(i % 2 ? STORAGE_TRIGGERS : STORAGE_OUTBOX, STORAGE_PUT, keys[i],
+                               "{\"uuid\":\"u\"}", NULL);
     }
     assert_int_equal(commit(storage, 1, ops, STORAGE_OPS_SAFE), 0);
     assert_true(count(storage, STORAGE_TRIGGERS) >= STORAGE_OPS_SAFE / 2);
     for (int i = 0; i < STORAGE_OPS_SAFE; i++)
-        ops[i] =
-            op(ops[i].set, i % 2 ? STORAGE_DELETE_IF : STORAGE_DELETE, keys[i], NULL, i % 2 ? "u" : NULL);
+        ops[i] = storage_op_of(ops[i].set, i % 2 ? STORAGE_DELETE_IF : STORAGE_DELETE, keys[i], NULL,
+                               i % 2 ? "u" : NULL);
     assert_int_equal(commit(storage, 2, ops, STORAGE_OPS_SAFE), 0);
     assert_int_equal(count(storage, STORAGE_TRIGGERS), 0);
     assert_int_equal(count(storage, STORAGE_OUTBOX), 0);

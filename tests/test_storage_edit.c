@@ -27,19 +27,6 @@ static struct storage *connection(void)
     return storage;
 }
 
-static struct storage_op op(enum storage_set set, enum storage_op_kind kind, const char *key,
-                            const char *value, const char *uuid)
-{
-    return (struct storage_op){.set = set,
-                               .kind = kind,
-                               .key = key,
-                               .key_len = strlen(key),
-                               .value = value,
-                               .value_len = value ? strlen(value) : 0,
-                               .uuid = uuid,
-                               .uuid_len = uuid ? strlen(uuid) : 0};
-}
-
 #define ASSERT_RC(call, expected) assert_rc(call, expected, #call, __LINE__)
 static void assert_rc(int rc, int expected, const char *call, int line)
 {
@@ -120,10 +107,10 @@ static void test_create(void **state)
 {
     (void)state;
     struct storage *storage = connection();
-    struct storage_op ops[] = {op(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL),
-                               op(STORAGE_EVENT_SOURCES, STORAGE_PUT_NEW, "s", "first", NULL),
-                               op(STORAGE_EVENT_SOURCES, STORAGE_PUT_NEW, "s", "second", NULL),
-                               op(STORAGE_GLOBAL_CONTEXT, STORAGE_PUT, "", "", NULL)};
+    struct storage_op ops[] = {storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL),
+                               storage_op_of(STORAGE_EVENT_SOURCES, STORAGE_PUT_NEW, "s", "first", NULL),
+                               storage_op_of(STORAGE_EVENT_SOURCES, STORAGE_PUT_NEW, "s", "second", NULL),
+                               storage_op_of(STORAGE_GLOBAL_CONTEXT, STORAGE_PUT, "", "", NULL)};
     ASSERT_RC(storage->type->create(storage, "w", "100.5", ops, 4, &err), 0);
     ASSERT_RC(storage->type->workspace_exists(storage, "w", &err), 0);
     ASSERT_WORKSPACES(storage, "w=100.5");
@@ -161,7 +148,7 @@ static void fill(struct storage *storage, const char *workspace, const char *cre
 {
     struct storage_op ops[STORAGE_SETS];
     for (int set = 0; set < STORAGE_SETS; set++)
-        ops[set] = op((enum storage_set)set, STORAGE_PUT, "k", "v", NULL);
+        ops[set] = storage_op_of((enum storage_set)set, STORAGE_PUT, "k", "v", NULL);
     create(storage, workspace, creation);
     claim(storage, workspace, "me");
     ASSERT_RC(commit(storage, workspace, 1, creation, 0, ops, STORAGE_SETS), 0);
@@ -204,7 +191,7 @@ static void test_removed_under_worker(void **state)
     struct storage *worker = connection();
     struct storage *api = connection();
     struct storage_log_group group = {2, "x", 1, "i", 1};
-    struct storage_op put = op(STORAGE_TRIGGERS, STORAGE_PUT, "late", "{}", NULL);
+    struct storage_op put = storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "late", "{}", NULL);
     fill(worker, "w", "100.5");
     ASSERT_RC(api->type->remove(api, "w", &err), 0);
     ASSERT_RC(commit(worker, "w", 2, "100.5", 0, &put, 1), STORAGE_FENCED);
@@ -227,21 +214,21 @@ static void test_edit(void **state)
     (void)state;
     struct storage *storage = connection();
     struct storage_op ops[] = {
-        op(STORAGE_TRIGGERS, STORAGE_PUT_NEW, "t", "{\"uuid\":\"u1\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_NEW, "t", "{\"uuid\":\"u2\"}", NULL),
-        op(STORAGE_TRIGGERS, STORAGE_DELETE, "absent", NULL, NULL),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "t", "{\"uuid\":\"u3\"}", "u2"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "t", "{\"uuid\":\"u3\"}", "u1"),
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "t", NULL, "u1"),
-        op(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "t", NULL, "u3"),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_IF, "t", "x", ""),
-        op(STORAGE_TRIGGERS, STORAGE_PUT_NEW, "t", "again", NULL),
-        op(STORAGE_TIMERS, STORAGE_PUT, "t", "1", NULL),
-        op(STORAGE_TIMERS, STORAGE_PUT, "t", "2", NULL),
-        op(STORAGE_DEAD_LETTERS, STORAGE_DELETE_IF, "t", NULL, ""),
-        op(STORAGE_EVENT_SOURCES, STORAGE_PUT, "s", "", NULL),
-        op(STORAGE_EVENT_SOURCES, STORAGE_DELETE, "s", NULL, NULL),
-        op(STORAGE_GLOBAL_CONTEXT, STORAGE_PUT, "g", "7", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_NEW, "t", "{\"uuid\":\"u1\"}", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_NEW, "t", "{\"uuid\":\"u2\"}", NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE, "absent", NULL, NULL),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "t", "{\"uuid\":\"u3\"}", "u2"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "t", "{\"uuid\":\"u3\"}", "u1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "t", NULL, "u1"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE_IF, "t", NULL, "u3"),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_IF, "t", "x", ""),
+        storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_NEW, "t", "again", NULL),
+        storage_op_of(STORAGE_TIMERS, STORAGE_PUT, "t", "1", NULL),
+        storage_op_of(STORAGE_TIMERS, STORAGE_PUT, "t", "2", NULL),
+        storage_op_of(STORAGE_DEAD_LETTERS, STORAGE_DELETE_IF, "t", NULL, ""),
+        storage_op_of(STORAGE_EVENT_SOURCES, STORAGE_PUT, "s", "", NULL),
+        storage_op_of(STORAGE_EVENT_SOURCES, STORAGE_DELETE, "s", NULL, NULL),
+        storage_op_of(STORAGE_GLOBAL_CONTEXT, STORAGE_PUT, "g", "7", NULL),
     };
     enum { N = sizeof ops / sizeof ops[0] };
     static const int expected[N] = {0, STORAGE_EXISTS, STORAGE_ABSENT, STORAGE_ABSENT, 0, STORAGE_ABSENT,
@@ -306,7 +293,7 @@ static void test_edit_many(void **state)
     create(storage, "w", "100.5");
     for (int i = 0; i < N; i++) {
         snprintf(keys[i], sizeof keys[i], "t%d", i % (N / 2));
-        ops[i] = op(STORAGE_TRIGGERS, STORAGE_PUT_NEW, keys[i], "{}", NULL);
+        ops[i] = storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_NEW, keys[i], "{}", NULL);
     }
     ASSERT_RC(storage->type->edit(storage, "w", ops, N, results, &err), 0);
     for (int i = 0; i < N; i++)
@@ -342,7 +329,7 @@ static void *compete(void *data)
         int result = -1;
         struct error own = {.code = ERROR_NONE};
         snprintf(key, sizeof key, "t%d", i);
-        struct storage_op put = op(STORAGE_TRIGGERS, STORAGE_PUT_NEW, key, rival->name, NULL);
+        struct storage_op put = storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_NEW, key, rival->name, NULL);
         rival->rc = rival->storage->type->edit(rival->storage, "w", &put, 1, &result, &own);
         rival->won += rival->rc == 0 && result == 0;
         if (i % 10 || rival->rc)
@@ -622,8 +609,8 @@ static void test_redis_watch(void **state)
     (void)state;
     struct storage *worker = begin_log();
     struct storage *api = connection();
-    struct storage_op ops[] = {op(STORAGE_TRIGGERS, STORAGE_PUT_NEW, "t", "{}", NULL),
-                               op(STORAGE_EVENT_SOURCES, STORAGE_PUT, "s", "{}", NULL)};
+    struct storage_op ops[] = {storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT_NEW, "t", "{}", NULL),
+                               storage_op_of(STORAGE_EVENT_SOURCES, STORAGE_PUT, "s", "{}", NULL)};
     int result;
     for (size_t i = 0; i < 3; i++) {
         int fd = -1;
@@ -686,7 +673,7 @@ static void test_redis_types(void **state)
     static const char *const names[] = {"triggers", "dead_letters", "events", "event_ids"};
     struct storage *storage = begin_log();
     struct storage_claim found;
-    struct storage_op put = op(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL);
+    struct storage_op put = storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL);
     char words[64];
     int result;
     for (size_t i = 0; i < 4; i++) {
@@ -721,9 +708,9 @@ static void test_redis_no_space(void **state)
 {
     (void)state;
     struct storage *storage = begin_log();
-    struct storage_op ops[] = {op(STORAGE_TRIGGERS, STORAGE_DELETE, "t", NULL, NULL),
-                               op(STORAGE_TRIGGERS, STORAGE_PUT, "u", "{}", NULL),
-                               op(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL)};
+    struct storage_op ops[] = {storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE, "t", NULL, NULL),
+                               storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "u", "{}", NULL),
+                               storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL)};
     int results[3];
     ASSERT_RC(storage->type->edit(storage, "w", ops + 2, 1, results, &err), 0);
     COMMAND("CONFIG SET maxmemory 1");
@@ -745,8 +732,8 @@ static void test_redis_permission(void **state)
 {
     (void)state;
     static const char *const lacking[] = {"xtrim", "xadd", "hdel"};
-    struct storage_op ops[] = {op(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL),
-                               op(STORAGE_TRIGGERS, STORAGE_DELETE, "t", NULL, NULL)};
+    struct storage_op ops[] = {storage_op_of(STORAGE_TRIGGERS, STORAGE_PUT, "t", "{}", NULL),
+                               storage_op_of(STORAGE_TRIGGERS, STORAGE_DELETE, "t", NULL, NULL)};
     int results[2];
     storage_close(begin_log());
     for (size_t i = 0; i < 3; i++) {

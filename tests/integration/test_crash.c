@@ -294,21 +294,6 @@ static void test_worker_killed(void **state)
 
 /* --- (b) under the supervisor --- */
 
-static pid_t forkserver_pid(const struct bed *bed)
-{
-    struct bed_answer answer;
-    struct json_object *at = NULL;
-    pid_t pid = 0;
-    bed_call(bed, true, "GET", "/workspace", NULL, NULL, &answer);
-    struct json_object *root = json_tokener_parse(buffer_text(&answer.body));
-    if (json_object_object_get_ex(root, "supervisor", &at) &&
-        json_object_object_get_ex(at, "forkserver", &at) && json_object_object_get_ex(at, "pid", &at))
-        pid = json_object_get_int(at);
-    json_object_put(root);
-    bed_answer_done(&answer);
-    return pid;
-}
-
 static pid_t worker_pid(const struct bed *bed, const struct run *r)
 {
     return (pid_t)bed_number(bed, r->victim.workspace.name, "pid");
@@ -330,7 +315,7 @@ static void kill_under_supervisor(struct run *r, struct bed *bed, unsigned turn)
     if (turn % 4 == 3) {
         kill_supervisor(bed);
     } else if (turn % 4 == 1) {
-        WAIT_ELSE((pid = forkserver_pid(bed)) > 0, victim_show(&r->victim));
+        WAIT_ELSE((pid = bed_forkserver(bed)) > 0, victim_show(&r->victim));
         kill(pid, SIGKILL);
     } else {
         WAIT_ELSE((pid = worker_pid(bed, r)) > 0, victim_show(&r->victim));

@@ -413,21 +413,6 @@ static void test_noisy_worker(void **state)
     assert_int_equal(bed_status(bed, "GET", "/workspace", NULL), 200);
 }
 
-static long forkserver_pid(const struct bed *bed)
-{
-    struct bed_answer answer;
-    struct json_object *at = NULL;
-    long pid = 0;
-    bed_call(bed, true, "GET", "/workspace", NULL, NULL, &answer);
-    struct json_object *root = json_tokener_parse(buffer_text(&answer.body));
-    if (json_object_object_get_ex(root, "supervisor", &at) &&
-        json_object_object_get_ex(at, "forkserver", &at) && json_object_object_get_ex(at, "pid", &at))
-        pid = json_object_get_int(at);
-    json_object_put(root);
-    bed_answer_done(&answer);
-    return pid;
-}
-
 static void test_killed_forkserver(void **state)
 {
     struct bed *bed = *state;
@@ -437,10 +422,10 @@ static void test_killed_forkserver(void **state)
     bed_await_ready(bed);
     AWAIT(bed_state_is(bed, "ok1", "running"));
     pid_t worker = (pid_t)bed_number(bed, "ok1", "pid");
-    long forkserver = forkserver_pid(bed);
+    pid_t forkserver = bed_forkserver(bed);
     assert_true(forkserver > 0);
     kill((pid_t)forkserver, SIGKILL);
-    AWAIT(forkserver_pid(bed) != forkserver && forkserver_pid(bed) > 0);
+    AWAIT(bed_forkserver(bed) != forkserver && bed_forkserver(bed) > 0);
     bed_await_ready(bed);
     assert_int_equal(bed_number(bed, "ok1", "pid"), worker);
     assert_int_equal(bed_status(bed, "DELETE", "/workspace/ok1", NULL), 200);
@@ -476,7 +461,7 @@ static void test_killed_supervisor(void **state)
     bed_await_ready(bed);
     AWAIT(bed_state_is(bed, "ok1", "running"));
     pid_t worker = (pid_t)bed_number(bed, "ok1", "pid");
-    pid_t forkserver = (pid_t)forkserver_pid(bed);
+    pid_t forkserver = bed_forkserver(bed);
     kill(bed->supervisor, SIGKILL);
     bed_wait_exit(bed->supervisor);
     bed->supervisor = 0;
@@ -598,7 +583,7 @@ static void test_worker_descriptors(void **state)
     bed_start(bed);
     bed_await_ready(bed);
     AWAIT(bed_state_is(bed, "ok19", "running") && bed_state_is(bed, "ok0", "running"));
-    pid_t forkserver = (pid_t)forkserver_pid(bed);
+    pid_t forkserver = bed_forkserver(bed);
     for (int fd = 4; fd < 256; fd++) {
         snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)forkserver, fd);
         ssize_t n = readlink(path, link, sizeof link - 1);
@@ -644,7 +629,7 @@ static void test_real_worker(void **state)
     AWAIT(bed_state_is(bed, "real", "running"));
     kill((pid_t)bed_number(bed, "real", "pid"), SIGKILL);
     AWAIT(bed_number(bed, "real", "restarts") == 1 && bed_state_is(bed, "real", "running"));
-    kill((pid_t)forkserver_pid(bed), SIGKILL);
+    kill(bed_forkserver(bed), SIGKILL);
     assert_int_equal(bed_status(bed, "DELETE", "/workspace/real", NULL), 200);
     assert_true(bed_text_is(bed, "real", "last_exit.reason", "stopped"));
     assert_int_equal(bed_status(bed, "POST", "/workspace/real", NULL), 201);

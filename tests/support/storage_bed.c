@@ -91,3 +91,33 @@ struct storage *storage_bed_open(const struct storage_bed *bed)
     fprintf(stderr, "storage_bed: %s\n", err.message);
     return NULL;
 }
+
+struct storage_op storage_op_of(enum storage_set set, enum storage_op_kind kind, const char *key,
+                                const char *value, const char *uuid)
+{
+    return (struct storage_op){.set = set,
+                               .kind = kind,
+                               .key = key,
+                               .key_len = strlen(key),
+                               .value = value,
+                               .value_len = value ? strlen(value) : 0,
+                               .uuid = uuid,
+                               .uuid_len = uuid ? strlen(uuid) : 0};
+}
+
+int storage_found_add(void *data, const char *key, size_t key_len, const char *value, size_t value_len)
+{
+    struct storage_found *found = data;
+    found->n++;
+    if (key_len < sizeof found->last_key && value_len < sizeof found->last_value) {
+        memcpy(found->last_key, key, key_len);
+        memcpy(found->last_value, value, value_len);
+    }
+    found->last_key_len = key_len;
+    found->last_value_len = value_len;
+    if (strlen(found->keys) + key_len + 2 < sizeof found->keys) {
+        strncat(found->keys, key, key_len);
+        strncat(found->keys, " ", 2);
+    }
+    return found->limit && found->n >= found->limit ? -7 : 0;
+}

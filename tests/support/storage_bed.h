@@ -22,3 +22,21 @@ void storage_bed_done(struct storage_bed *bed); /* also after a failed start */
 int storage_bed_clear(struct storage_bed *bed);
 /* A connection of its own; closed with storage_close. NULL with the reason on standard error. */
 struct storage *storage_bed_open(const struct storage_bed *bed);
+
+/* An operation of a commit, of texts, which are borrowed; value and uuid may be NULL. */
+struct storage_op storage_op_of(enum storage_set set, enum storage_op_kind kind, const char *key,
+                                const char *value, const char *uuid);
+
+/* What load and get report. */
+struct storage_found {
+    size_t n;
+    size_t limit; /* ends the scan at so many; 0: never */
+    char last_key[64];
+    char last_value[64];
+    size_t last_key_len;
+    size_t last_value_len;
+    char keys[64]; /* joined, as far as they fit */
+};
+
+/* For load and get, with a struct storage_found. */
+int storage_found_add(void *found, const char *key, size_t key_len, const char *value, size_t value_len);

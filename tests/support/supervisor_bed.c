@@ -301,3 +301,18 @@ void bed_free(struct bed *bed)
         perror(line);
     free(bed);
 }
+
+pid_t bed_forkserver(const struct bed *bed)
+{
+    struct bed_answer answer;
+    struct json_object *at = NULL;
+    pid_t pid = 0;
+    bed_call(bed, true, "GET", "/workspace", NULL, NULL, &answer);
+    struct json_object *root = json_tokener_parse(buffer_text(&answer.body));
+    if (json_object_object_get_ex(root, "supervisor", &at) &&
+        json_object_object_get_ex(at, "forkserver", &at) && json_object_object_get_ex(at, "pid", &at))
+        pid = json_object_get_int(at);
+    json_object_put(root);
+    bed_answer_done(&answer);
+    return pid;
+}

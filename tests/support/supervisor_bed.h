@@ -81,4 +81,6 @@ long bed_status(const struct bed *bed, const char *method, const char *path, con
 void bed_get_text(const struct bed *bed, const char *workspace, const char *path, char to[256]);
 bool bed_text_is(const struct bed *bed, const char *workspace, const char *path, const char *expected);
 long long bed_number(const struct bed *bed, const char *workspace, const char *path);
+/* The process id of its forkserver; 0: there is none now. */
+pid_t bed_forkserver(const struct bed *bed);
 bool bed_state_is(const struct bed *bed, const char *workspace, const char *state);
