@@ -24,6 +24,7 @@
 #include "worker/emission.h"
 #include "worker/executor/executor.h"
 #include "worker/globals.h"
+#include "worker/local/container_keeper.h"
 #include "worker/local/program.h"
 #include "worker/report.h"
 #include "worker/checkpoint/request.h"
@@ -431,7 +432,8 @@ static int assemble(struct worker *w, const struct worker_options *options, stru
         return error_set_errno(err, errno, "getrandom");
     for (size_t i = 0; i < sizeof random; i++)
         snprintf(w->writer + 2 * i, 3, "%02x", random[i]);
-    if (programs_new(w->config, &w->programs, err) < 0 || open_arena(w, options, err) < 0)
+    if (programs_new(w->config, &w->programs, err) < 0 ||
+        container_keeper_new(w->config, w->writer, &w->keeper, err) < 0 || open_arena(w, options, err) < 0)
         return -1;
     atomic_store(&w->arena->worker.n_shards, w->n_shards);
     catch_faults(w->arena);
@@ -455,6 +457,7 @@ static void dismantle(struct worker *w)
     checkpoint_free(w->checkpoint);
     executor_free(w->executor);
     programs_free(w->programs);
+    container_keeper_free(w->keeper);
     router_free(atomic_load(&w->router));
     emissions_free(w->emissions);
     globals_slot_done(&w->globals);

@@ -18,6 +18,7 @@
 struct checkpoint;
 struct emissions;
 struct config;
+struct container_keeper;
 struct error;
 struct executor;
 struct internal;
@@ -50,7 +51,8 @@ struct worker {
     struct executor *executor;
     struct emissions *emissions;
     uint64_t unsure_ns; /* for so long a commit may still be lost in a crash of the storage; after recovery */
-    struct programs *programs; /* NULL: none may be run. Thread: executor */
+    struct programs *programs;       /* NULL: none may be run. Thread: executor */
+    struct container_keeper *keeper; /* NULL: no containers may be run. Thread: executor */
     struct globals_slot globals;
     _Atomic uint64_t committed;  /* events of all sources but the internal one, in committed checkpoints */
     _Atomic uint64_t waiting;    /* events that wait in their triggers (waiting.h) */

@@ -11,7 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -88,6 +90,7 @@ const char *docker_engine_prepare(struct docker_engine *engine)
         return "no busybox";
     if (!leave_network())
         return "no network namespace";
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     if (prepare(engine))
         return NULL;
     process_show_log(&engine->process);
@@ -95,9 +98,27 @@ const char *docker_engine_prepare(struct docker_engine *engine)
     return "dockerd does not run here";
 }
 
+/* What workers have left to remove their containers has become our child. */
+static bool alone(struct docker_engine *engine)
+{
+    pid_t pid;
+    int status;
+    unsigned n = 0;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+        if (pid == engine->process.pid)
+            engine->process.pid = 0;
+    FILE *children = fopen("/proc/thread-self/children", "re");
+    for (int child; children && fscanf(children, "%d", &child) == 1;)
+        n += child != engine->process.pid;
+    if (children)
+        fclose(children);
+    return !n;
+}
+
 int docker_engine_remove(struct docker_engine *engine)
 {
     char line[256];
+    WAIT(alone(engine));
     docker_engine_stop(engine);
     snprintf(
         line, sizeof line,
@@ -107,9 +128,14 @@ int docker_engine_remove(struct docker_engine *engine)
     return system(line);
 }
 
-int docker_engine_clear(void)
+static bool removed(void)
 {
-    return system("docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1");
+    return system("docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1; test -z \"$(docker ps -aq)\"") == 0;
+}
+
+void docker_engine_clear(void)
+{
+    WAIT(removed()); /* what a worker has left is being removed by others, too */
 }
 
 const char *docker_engine_output(const char *command)

@@ -13,6 +13,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/loop.h"
+#include "worker/local/container_keeper.h"
 
 #define START_LONGEST (60 * CLOCK_S)             /* from its creation to its first answer */
 #define CHECK_LONGEST (5 * CLOCK_S)              /* for an answer when it is looked at */
@@ -259,6 +260,8 @@ static void create(struct container *c)
     char path[160];
     BUFFER_AUTO body = BUFFER_INIT;
     describe(c, &body);
+    c->common->there_may_be = true;
+    container_keeper_tell(c->common->keeper, true);
     snprintf(path, sizeof path, "/containers/create?name=%s", c->name);
     step(c, "POST", path, &body, ENGINE_TIMEOUT, on_created);
 }
@@ -490,9 +493,9 @@ const char *container_image(const struct container *container)
     return container->image;
 }
 
-const char *container_halt(struct container *c)
+bool container_halt(struct container *c)
 {
-    bool there = c->state != ABSENT;
+    bool starting = c->state == STARTING;
     image_cancel(&c->search);
     stop_watching(c);
     if (c->call)
@@ -503,7 +506,7 @@ const char *container_halt(struct container *c)
     loop_timer_cancel(c->common->loop, create_again, c);
     loop_timer_cancel(c->common->loop, inspect_again, c);
     c->state = ABSENT;
-    return there ? c->name : NULL;
+    return starting;
 }
 
 void container_free(struct container *c)

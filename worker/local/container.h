@@ -18,6 +18,7 @@
 
 struct config;
 struct container;
+struct container_keeper;
 struct container_wait;
 struct error;
 struct http_calls;
@@ -31,6 +32,8 @@ struct containers_common {
     char owner[17];
     struct loop *loop;
     struct engine engine;
+    struct container_keeper *keeper;
+    bool there_may_be; /* containers of this life */
 };
 
 /* image: checked. NULL: out of memory. */
@@ -38,8 +41,8 @@ struct container *container_new(struct containers_common *common, const char *im
 /* Gives its calls up; who waits is not called. The container stays. NULL is fine. */
 void container_free(struct container *container);
 const char *container_image(const struct container *container);
-/* Gives its calls up. The name by which it is to be removed; NULL: there is none. */
-const char *container_halt(struct container *container);
+/* Gives its calls up. Whether one of them may still make the engine start it. */
+bool container_halt(struct container *container);
 
 /* container NULL: there is none, err says why. ERROR_REFUSED: nor will there be (no such image, bad name). */
 typedef void (*container_ready)(void *data, struct container *container, const struct error *err);

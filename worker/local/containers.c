@@ -9,10 +9,10 @@
 #include "common/clock.h"
 #include "common/config.h"
 #include "common/error.h"
-#include "common/json.h"
-#include "common/log.h"
 #include "common/loop.h"
 #include "worker/executor/http_call.h"
+#include "worker/local/container_keeper.h"
+#include "worker/local/container_sweep.h"
 #include "worker/worker.h"
 
 #define SWEEP_AGAIN (5 * CLOCK_S)
@@ -21,8 +21,11 @@ struct containers {
     struct containers_common common;
     struct container *list[CONTAINERS_MAX];
     unsigned n;
-    struct http_call *sweep;
-    unsigned removing; /* calls of sweep and close under way */
+    char owner_label[48];
+    char life_label[32 + STORAGE_WRITER_MAX];
+    struct container_sweep earlier; /* of the owner's other lives */
+    struct container_sweep own;
+    bool all_gone; /* when the latter has ended: nothing of this life is left, and nothing will be */
 };
 
 /* --- who uses them --- */
@@ -65,84 +68,47 @@ int containers_await(struct containers *containers, const char *image, size_t le
 
 /* --- what is left of earlier lives, and of this one --- */
 
-static void on_swept(void *data, const struct http_answer *answer)
+static void sweep_again(void *data)
 {
     struct containers *all = data;
-    (void)answer;
-    all->removing--;
+    container_sweep_begin(&all->earlier);
 }
 
-static void remove_by_name(struct containers *all, const char *name)
-{
-    char path[160];
-    struct error err;
-    snprintf(path, sizeof path, "/containers/%s?force=1&v=1", name);
-    if (engine_ask(&all->common.engine, "DELETE", path, NULL, ENGINE_TIMEOUT, on_swept, all, NULL, &err) == 0)
-        all->removing++;
-}
-
-static void sweep(void *data);
-
-static void on_listed(void *data, const struct http_answer *answer)
+static void on_earlier_swept(void *data, unsigned found, bool all_gone)
 {
     struct containers *all = data;
-    struct json_value root, name, container, labels;
-    struct json_iter iter;
-    char id[80];
-    char life[STORAGE_WRITER_MAX];
-    all->sweep = NULL;
-    engine_note(&all->common.engine, answer);
-    if (answer->status != 200 || json_scan(answer->body, answer->len, &root, NULL) < 0 ||
-        root.type != JSON_ARRAY) {
-        loop_timer_set(all->common.loop, clock_now_ns() + SWEEP_AGAIN, sweep, all, NULL);
-        return;
-    }
-    json_iter_init(&iter, &root);
-    while (json_next(&iter, &name, &container)) {
-        if (container.type != JSON_OBJECT || !engine_text(&container, "Id", id, sizeof id) ||
-            !json_member(&container, "Labels", &labels) || labels.type != JSON_OBJECT)
-            continue;
-        if (engine_text(&labels, "triggerflow.life", life, sizeof life) && !strcmp(life, all->common.life))
-            continue;
-        log_info("container_left", LOG_STR("container", id));
-        remove_by_name(all, id);
-    }
-}
-
-static void sweep(void *data)
-{
-    struct containers *all = data;
-    char path[160];
-    struct error err;
-    /* {"label":["triggerflow.owner=..."]} */
-    snprintf(
-        path, sizeof path,
-        "/containers/json?all=1&filters=%%7B%%22label%%22%%3A%%5B%%22triggerflow.owner%%3D%s%%22%%5D%%7D",
-        all->common.owner);
-    if (engine_ask(&all->common.engine, "GET", path, NULL, ENGINE_TIMEOUT, on_listed, all, &all->sweep,
-                   &err) < 0)
-        log_warn("container_sweep", LOG_STR("error", err.message));
+    (void)found;
+    if (!all_gone)
+        loop_timer_set(all->common.loop, clock_now_ns() + SWEEP_AGAIN, sweep_again, all, NULL);
 }
 
 void containers_begin(struct containers *containers)
 {
     if (*containers->common.config->docker_images)
-        sweep(containers);
+        container_sweep_begin(&containers->earlier);
+}
+
+static void on_own_swept(void *data, unsigned found, bool all_gone)
+{
+    struct containers *all = data;
+    (void)found;
+    all->all_gone &= all_gone;
 }
 
 void containers_close(struct containers *containers, uint64_t deadline_ns)
 {
     struct error err;
-    if (!containers)
+    if (!containers || !containers->common.there_may_be)
         return;
-    for (unsigned i = 0; i < containers->n; i++) {
-        const char *name = container_halt(containers->list[i]);
-        if (name)
-            remove_by_name(containers, name);
-    }
-    for (uint64_t now; containers->removing && (now = clock_now_ns()) < deadline_ns;)
+    containers->all_gone = true;
+    for (unsigned i = 0; i < containers->n; i++)
+        containers->all_gone &= !container_halt(containers->list[i]);
+    container_sweep_begin(&containers->own);
+    for (uint64_t now; container_sweep_under_way(&containers->own) && (now = clock_now_ns()) < deadline_ns;)
         if (loop_run_once(containers->common.loop, deadline_ns - now, &err) < 0)
             return;
+    if (containers->all_gone && !container_sweep_under_way(&containers->own))
+        container_keeper_tell(containers->common.keeper, false);
 }
 
 /* --- life --- */
@@ -160,6 +126,7 @@ int containers_new(struct worker *worker, struct loop *loop, struct containers *
     all->common.config = worker->config;
     all->common.workspace = worker->workspace;
     all->common.life = worker->writer;
+    all->common.keeper = worker->keeper;
     all->common.loop = loop;
     all->common.engine.socket = worker->config->docker_socket;
     all->common.engine.report = worker->report;
@@ -169,6 +136,15 @@ int containers_new(struct worker *worker, struct loop *loop, struct containers *
     XXH3_64bits_update(&state, worker->creation, strlen(worker->creation));
     snprintf(all->common.owner, sizeof all->common.owner, "%016llx",
              (unsigned long long)XXH3_64bits_digest(&state));
+    snprintf(all->owner_label, sizeof all->owner_label, "triggerflow.owner=%s", all->common.owner);
+    snprintf(all->life_label, sizeof all->life_label, "triggerflow.life=%s", all->common.life);
+    all->earlier = (struct container_sweep){.engine = &all->common.engine,
+                                            .label = all->owner_label,
+                                            .spared = all->common.life,
+                                            .swept = on_earlier_swept,
+                                            .data = all};
+    all->own = (struct container_sweep){
+        .engine = &all->common.engine, .label = all->life_label, .swept = on_own_swept, .data = all};
     *ret_containers = all;
     return 0;
 }
@@ -177,7 +153,7 @@ void containers_free(struct containers *containers)
 {
     if (!containers)
         return;
-    loop_timer_cancel(containers->common.loop, sweep, containers);
+    loop_timer_cancel(containers->common.loop, sweep_again, containers);
     for (unsigned i = 0; i < containers->n; i++)
         container_free(containers->list[i]);
     http_calls_free(containers->common.engine.calls);

@@ -4,8 +4,8 @@
  * A container has no privileges (all capabilities dropped but to listen on port 80, no_new_privs), limits on
  * memory, processor time and processes, and is in the configured network. Who may be run is not asked here
  * (permit.h). Labels tell whose it is: triggerflow.owner is the workspace, as this creation of it, and
- * triggerflow.life this life of the worker. What a life leaves that was killed is found by them and removed
- * when the next one starts.
+ * triggerflow.life this life of the worker. What a life leaves that was killed is found by them and removed:
+ * by its keeper at once (container_keeper.h), and by the next life when it starts.
  *
  * Nothing here waits but containers_close. Thread: executor, or one that stands in for it. */
 #pragma once
@@ -29,8 +29,8 @@ int containers_new(struct worker *worker, struct loop *loop, struct containers *
 void containers_free(struct containers *containers);
 /* Removes what an earlier life has left, as soon as the engine answers. */
 void containers_begin(struct containers *containers);
-/* Removes the containers of this life: runs the loop until they are gone, or the deadline (clock_now_ns).
- * NULL is fine. */
+/* Removes the containers of this life: runs the loop until they are gone, or the deadline (clock_now_ns);
+ * what is left then is the keeper's. NULL is fine. */
 void containers_close(struct containers *containers, uint64_t deadline_ns);
 
 /* As container_await, of the image's container; checks the image's name. Errors: ERROR_INVALID, ERROR_LIMIT,

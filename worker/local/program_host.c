@@ -1,7 +1,6 @@
 #include "worker/local/program_host.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -14,10 +13,10 @@
 #include <unistd.h>
 
 #include "common/config.h"
-#include "common/error.h"
+#include "worker/local/helper.h"
 #include "worker/local/program_runner.h"
 
-enum { SOCKET_FD = 3, ORDER_FDS = 3 };
+enum { ORDER_FDS = 3 };
 
 /* Takes one order's descriptors. False: the worker is gone. */
 static bool receive(int fds[ORDER_FDS], unsigned *ret_n)
@@ -27,7 +26,7 @@ static bool receive(int fds[ORDER_FDS], unsigned *ret_n)
     struct iovec io = {&byte, 1};
     struct msghdr message = {
         .msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    ssize_t n = recvmsg(SOCKET_FD, &message, MSG_CMSG_CLOEXEC);
+    ssize_t n = recvmsg(HELPER_SOCKET, &message, MSG_CMSG_CLOEXEC);
     *ret_n = 0;
     if (n < 0)
         return errno == EINTR;
@@ -119,7 +118,7 @@ static void start_runner(const struct config *config, const int fds[ORDER_FDS])
     pid_t pid = directory ? fork() : -1;
     if (pid == 0) {
         sigset_t none;
-        close(SOCKET_FD);
+        close(HELPER_SOCKET);
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
         program_runner(config, fds[0], fds[1], fds[2], directory);
@@ -137,7 +136,7 @@ static _Noreturn void serve(const struct config *config, int signals)
     bool again = false;
     for (;;) {
         struct signalfd_siginfo info;
-        struct pollfd ready[] = {{.fd = SOCKET_FD, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+        struct pollfd ready[] = {{.fd = HELPER_SOCKET, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
         if (poll(ready, 2, again ? 1 : -1) < 0 && errno != EINTR)
             _exit(1);
         if (ready[1].revents)
@@ -154,50 +153,20 @@ static _Noreturn void serve(const struct config *config, int signals)
     }
 }
 
-/* Nothing of the worker's but its configuration, the socket and the log. */
-static _Noreturn void become_host(const struct config *config, int socket)
+static void host(const void *data)
 {
-    static const int of_worker[] = {SIGINT, SIGTERM, SIGHUP,
-                                    SIGPIPE}; /* which ends, and the socket with it */
     sigset_t children;
-    for (size_t i = 0; i < sizeof of_worker / sizeof of_worker[0]; i++)
-        signal(of_worker[i], SIG_IGN);
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-    prctl(PR_SET_NAME, "triggerflow-hos");
-    if (dup2(socket, SOCKET_FD) < 0 || close_range(SOCKET_FD + 1, ~0u, 0) < 0)
-        _exit(1);
-    fcntl(SOCKET_FD, F_SETFD, FD_CLOEXEC);
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null >= 0) {
-        dup2(null, STDIN_FILENO);
-        dup2(null, STDOUT_FILENO);
-        close(null);
-    }
     sigemptyset(&children);
     sigaddset(&children, SIGCHLD);
     sigprocmask(SIG_SETMASK, &children, NULL);
     int signals = signalfd(-1, &children, SFD_CLOEXEC);
     if (signals < 0)
         _exit(1);
-    serve(config, signals);
+    serve(data, signals);
 }
 
 int program_host_start(const struct config *config, int *ret_socket, pid_t *ret_pid, struct error *err)
 {
-    int fds[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
-        return error_set_errno(err, errno, "program host: socketpair");
-    pid_t pid = fork();
-    if (pid == 0)
-        become_host(config, fds[1]);
-    int failed = errno;
-    close(fds[1]);
-    if (pid < 0) {
-        close(fds[0]);
-        return error_set_errno(err, failed, "program host: fork");
-    }
-    fcntl(fds[0], F_SETFL, O_NONBLOCK);
-    *ret_socket = fds[0];
-    *ret_pid = pid;
-    return 0;
+    return helper_start("triggerflow-hos", host, config, ret_socket, ret_pid, err);
 }

@@ -1,6 +1,5 @@
-/* The program host: a small process without threads that starts local programs for its worker, which has
- * threads and so should not fork. It is forked by the worker before its threads are, holds nothing of the
- * worker's but a socket, and ends with it.
+/* The program host: a helper process (helper.h) that starts local programs for its worker, which has threads
+ * and so should not fork. It ends with the worker.
  *
  *     worker ── orders ──▶ host ── fork ──▶ runner ── fork ──▶ program, and whatever it starts
  *        ▲                                    │
