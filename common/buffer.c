@@ -81,10 +81,12 @@ void buffer_printf(struct buffer *b, const char *format, ...)
     va_list again;
     va_start(args, format);
     va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, args);
+    size_t room = b->failed ? 0 : b->cap - b->len;
+    int n = vsnprintf(room ? b->data + b->len : NULL, room, format, args);
     char *to = n < 0 ? NULL : buffer_reserve(b, (size_t)n + 1);
     if (to) {
-        vsnprintf(to, (size_t)n + 1, format, again);
+        if ((size_t)n >= room)
+            vsnprintf(to, (size_t)n + 1, format, again);
         b->len += (size_t)n;
     }
     va_end(again);

@@ -252,7 +252,8 @@ static inline const char *scan_string(struct scanner *s, const char *p)
         if (*p == '"')
             return p + 1;
         if (*p == '\\') {
-            p = scan_escape(s, p);
+            bool quote = s->end - p >= 2 && p[1] == '"'; /* most are, where JSON is the text */
+            p = quote ? p + 2 : scan_escape(s, p);
             if (!p)
                 return NULL;
             continue;
@@ -388,6 +389,24 @@ static const char *scan_value(struct scanner *s, const char *p)
 static inline const char *string_end(const char *p, const char *end, bool *ret_escaped)
 {
     bool escaped = false;
+#ifdef __SSE2__
+    unsigned skipped = 0; /* bytes of the next block that an escape has taken */
+    for (; end - p >= 16; p += 16) {
+        unsigned mask = delimiter_mask(p) >> skipped << skipped;
+        skipped = 0;
+        while (mask) {
+            unsigned i = (unsigned)__builtin_ctz(mask);
+            if (p[i] == '"') {
+                *ret_escaped = escaped;
+                return p + i;
+            }
+            escaped = true;
+            skipped = i == 15;
+            mask &= ~(3u << i);
+        }
+    }
+    p += skipped;
+#endif
     while ((p = find_delimiter(p, end)) < end && *p == '\\') {
         escaped = true;
         p += 2;
@@ -501,12 +520,27 @@ bool json_is_deeper(const struct json_value *value, unsigned depth)
 void json_iter_init(struct json_iter *iter, const struct json_value *container)
 {
     iter->object = container->type == JSON_OBJECT;
+    iter->unread = false;
     if (iter->object || container->type == JSON_ARRAY) {
         iter->at = container->text + 1;
         iter->end = container->text + container->len - 1;
     } else {
         iter->at = iter->end = container->text;
     }
+}
+
+/* The name of the next member, or none of an element; returns the beginning of its value. */
+static inline const char *read_name(struct json_iter *iter, const char *p, struct json_value *ret_name)
+{
+    const char *end = iter->end;
+    if (*p == ',')
+        p = skip_space(p + 1, end);
+    if (!iter->object) {
+        *ret_name = (struct json_value){p, 0, JSON_ABSENT, false};
+        return p;
+    }
+    p = read_value(p, end, ret_name);
+    return skip_space(skip_space(p, end) + 1, end); /* the colon */
 }
 
 bool json_next(struct json_iter *iter, struct json_value *ret_name, struct json_value *ret_value)
@@ -517,16 +551,42 @@ bool json_next(struct json_iter *iter, struct json_value *ret_name, struct json_
         iter->at = end;
         return false;
     }
-    if (*p == ',')
-        p = skip_space(p + 1, end);
-    if (iter->object) {
-        p = read_value(p, end, ret_name);
-        p = skip_space(skip_space(p, end) + 1, end); /* the colon */
-    } else {
-        *ret_name = (struct json_value){p, 0, JSON_ABSENT, false};
-    }
-    iter->at = read_value(p, end, ret_value);
+    iter->at = read_value(read_name(iter, p, ret_name), end, ret_value);
     return true;
+}
+
+bool json_next_open(struct json_iter *iter, struct json_value *ret_name, struct json_value *ret_value)
+{
+    const char *end = iter->end;
+    if (iter->unread)
+        iter->at = container_end(iter->at, end);
+    iter->unread = false;
+    const char *p = skip_space(iter->at, end);
+    iter->at = p;
+    if (p == end || *p == '}' || *p == ']')
+        return false;
+    p = read_name(iter, p, ret_name);
+    enum json_type type = type_of(*p);
+    iter->unread = type == JSON_OBJECT || type == JSON_ARRAY;
+    if (iter->unread) {
+        *ret_value = (struct json_value){p, 1, type, false};
+        iter->at = p;
+    } else {
+        iter->at = read_value(p, end, ret_value);
+    }
+    return true;
+}
+
+void json_open(const struct json_iter *iter, struct json_iter *ret_inner)
+{
+    assert(iter->unread);
+    *ret_inner = (struct json_iter){.at = iter->at + 1, .end = iter->end, .object = *iter->at == '{'};
+}
+
+void json_close(struct json_iter *iter, const struct json_iter *inner)
+{
+    iter->unread = false;
+    iter->at = inner->at + 1;
 }
 
 static inline char escaped_char(char c)
@@ -548,7 +608,7 @@ static inline char escaped_char(char c)
 }
 
 /* Decodes the validated escape at *at (a backslash) into at most four bytes, and moves behind it. */
-static size_t decode_escape(const char **at, char to[4])
+static inline size_t decode_escape(const char **at, char to[4])
 {
     const char *p = *at + 1;
     *at += 2;
@@ -574,6 +634,24 @@ static size_t decode_escape(const char **at, char to[4])
     return n;
 }
 
+/* Copies up to the next backslash, or some of the way. There is as much room at *to as text is left. */
+static inline const char *copy_plain(const char *p, const char *end, char **to)
+{
+#ifdef __SSE2__
+    if (end - p >= 16) {
+        __m128i block = _mm_loadu_si128((const __m128i *)(const void *)p);
+        unsigned mask = equal_mask(block, '\\');
+        unsigned n = mask ? (unsigned)__builtin_ctz(mask) : 16;
+        _mm_storeu_si128((__m128i *)(void *)*to, block);
+        *to += n;
+        return p + n;
+    }
+#endif
+    while (p < end && *p != '\\')
+        *(*to)++ = *p++;
+    return p;
+}
+
 void json_unescape(const struct json_value *string, struct buffer *out)
 {
     if (!string->escaped) {
@@ -587,16 +665,13 @@ void json_unescape(const struct json_value *string, struct buffer *out)
     char *to = start;
     const char *end = string->text + string->len;
     for (const char *p = string->text; p < end;) {
-        const char *stop = find_delimiter(p, end);
-        memcpy(to, p, (size_t)(stop - p));
-        to += stop - p;
-        p = stop;
-        if (p < end) {
-            char decoded[4];
-            size_t n = decode_escape(&p, decoded);
-            memcpy(to, decoded, n);
-            to += n;
-        }
+        p = copy_plain(p, end, &to);
+        if (p == end || *p != '\\')
+            continue;
+        char decoded[4];
+        size_t n = decode_escape(&p, decoded);
+        for (size_t i = 0; i < n; i++)
+            *to++ = decoded[i];
     }
     out->len += (size_t)(to - start);
 }

@@ -40,6 +40,7 @@ struct json_iter {
     const char *at;
     const char *end;
     bool object;
+    bool unread; /* at a container that json_next_open has returned */
 };
 
 /* Validates the whole text and returns its value. Errors: ERROR_INVALID with what is wrong and the byte
@@ -55,6 +56,13 @@ void json_iter_init(struct json_iter *iter, const struct json_value *container);
 /* The next member (name and value) or element (name->type JSON_ABSENT); false at the end. Duplicate names are
  * returned as they stand. */
 bool json_next(struct json_iter *iter, struct json_value *ret_name, struct json_value *ret_value);
+
+/* The same for one who goes through a large text once: of a container only the bracket is looked at (its len
+ * is 1). It may be opened before the next call, and is skipped otherwise; when `inner` has come to its end,
+ * json_close moves `iter` behind it. */
+bool json_next_open(struct json_iter *iter, struct json_value *ret_name, struct json_value *ret_value);
+void json_open(const struct json_iter *iter, struct json_iter *ret_inner);
+void json_close(struct json_iter *iter, const struct json_iter *inner);
 
 /* Whether a string value, once unescaped, equals name. */
 bool json_equals(const struct json_value *string, const char *name, size_t len);

@@ -327,6 +327,68 @@ static void test_iterate_nothing(void **state)
     }
 }
 
+static void test_open(void **state)
+{
+    static const char text[] = "{ \"a\" : [1, [2, {}], {\"x\":\"]}\"} ] , \"b\":{ \"c\" : [ ] }, \"d\" : 4}";
+    struct json_value root, name, value;
+    struct json_iter top, list;
+    (void)state;
+    assert_int_equal(json_scan(text, strlen(text), &root, NULL), 0);
+    json_iter_init(&top, &root);
+    assert_true(json_next_open(&top, &name, &value));
+    assert_true(json_equals(&name, "a", 1));
+    assert_int_equal(value.type, JSON_ARRAY);
+    json_open(&top, &list);
+    assert_true(json_next_open(&list, &name, &value));
+    assert_int_equal(name.type, JSON_ABSENT);
+    assert_int_equal(value.type, JSON_NUMBER);
+    assert_true(json_next_open(&list, &name, &value)); /* is not opened */
+    assert_int_equal(value.type, JSON_ARRAY);
+    assert_true(json_next_open(&list, &name, &value));
+    assert_int_equal(value.type, JSON_OBJECT);
+    assert_false(json_next_open(&list, &name, &value));
+    assert_false(json_next_open(&list, &name, &value));
+    json_close(&top, &list);
+    assert_true(json_next_open(&top, &name, &value));
+    assert_true(json_equals(&name, "b", 1));
+    assert_true(json_next_open(&top, &name, &value));
+    assert_true(json_equals(&name, "d", 1));
+    assert_false(json_next_open(&top, &name, &value));
+}
+
+/* Texts are looked at in blocks. */
+static void test_escape_in_every_place(void **state)
+{
+    enum { MOST = 40 };
+    (void)state;
+    for (size_t len = 2; len < MOST; len++)
+        for (size_t at = 0; at + 2 <= len; at++)
+            for (size_t more = at + 2; more + 2 <= len + 2; more++) { /* from len on: no second one */
+                char text[MOST + 4] = "[\"";
+                char *string = text + 2;
+                struct json_value root, name, value;
+                struct json_iter iter;
+                BUFFER_AUTO out = BUFFER_INIT;
+                memset(string, 'x', len);
+                memcpy(string + at, "\\\"", 2);
+                bool second = more + 2 <= len;
+                if (second)
+                    memcpy(string + more, "\\\\", 2);
+                memcpy(string + len, "\"]", 2);
+                assert_int_equal(json_scan(text, len + 4, &root, NULL), 0);
+                json_iter_init(&iter, &root);
+                assert_true(json_next(&iter, &name, &value));
+                assert_int_equal(value.len, len);
+                assert_true(value.escaped);
+                assert_false(json_next(&iter, &name, &value));
+                value = (struct json_value){string, len, JSON_STRING, true};
+                json_unescape(&value, &out);
+                assert_int_equal(out.len, len - 1 - second);
+                for (size_t i = 0; i < out.len; i++)
+                    assert_int_equal(out.data[i], i == at ? '"' : second && i + 1 == more ? '\\' : 'x');
+            }
+}
+
 static void test_member(void **state)
 {
     struct json_value value;
@@ -587,8 +649,10 @@ int main(void)
         cmocka_unit_test(test_iterate_array),
         cmocka_unit_test(test_iterate_object),
         cmocka_unit_test(test_iterate_nothing),
+        cmocka_unit_test(test_open),
         cmocka_unit_test(test_member),
         cmocka_unit_test(test_unescape),
+        cmocka_unit_test(test_escape_in_every_place),
         cmocka_unit_test(test_unescape_without_memory),
         cmocka_unit_test(test_integer),
         cmocka_unit_test(test_utf8_sequences),

@@ -75,6 +75,27 @@ static void check_value(const struct json_value *value)
     check_gap(at, value->text + value->len);
 }
 
+/* json_next_open must find the same, whichever containers are opened. */
+static void check_open(struct json_iter *open, const struct json_value *container, unsigned turn)
+{
+    struct json_iter iter, inner;
+    struct json_value name, child, open_name, open_child;
+    json_iter_init(&iter, container);
+    while (json_next(&iter, &name, &child)) {
+        require(json_next_open(open, &open_name, &open_child));
+        require(open_name.text == name.text && open_name.len == name.len && open_name.type == name.type);
+        require(open_child.text == child.text && open_child.type == child.type);
+        if (child.type != JSON_ARRAY && child.type != JSON_OBJECT) {
+            require(open_child.len == child.len && open_child.escaped == child.escaped);
+        } else if (turn++ % 3) {
+            json_open(open, &inner);
+            check_open(&inner, &child, turn);
+            json_close(open, &inner);
+        }
+    }
+    require(!json_next_open(open, &open_name, &open_child));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const char *text = (const char *)data;
@@ -89,5 +110,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     require(utf8_valid(text, size));
     check_value(&value);
+    struct json_iter open;
+    for (unsigned turn = 0; turn < 3; turn++) {
+        json_iter_init(&open, &value);
+        check_open(&open, &value, turn);
+    }
     return 0;
 }
