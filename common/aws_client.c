@@ -16,7 +16,9 @@
 #define CONNECT_TIMEOUT (5 * CLOCK_S)
 #define MAX_HEADERS 8
 #define MAX_MESSAGE 160
-#define SKEW_S 240 /* signatures are good for 5 minutes */
+#define IDLE_MAX 64 /* calls kept for reuse */
+#define KEEP 65536u /* bytes of each of their buffers */
+#define SKEW_S 240  /* signatures are good for 5 minutes */
 
 struct link {
     struct link *next, *previous;
@@ -27,17 +29,31 @@ struct aws_client {
     struct aws_credentials *credentials;
     char *service, *region, *endpoint, *host, *base_path, *tls_ca;
     struct link calls; /* head of a ring */
-    unsigned round;    /* of sending those that wait */
+    struct link idle;  /* likewise: kept for reuse */
+    unsigned n_idle;
+    unsigned round; /* of sending those that wait */
     struct sigv4_key key;
+};
+
+/* "Name: value" lines, NUL-terminated, in turn. */
+struct lines {
+    struct buffer text;
+    size_t starts[MAX_HEADERS + 3];
+    const char *items[MAX_HEADERS + 4];
+    size_t n;
 };
 
 struct aws_call {
     struct link link; /* first */
     struct aws_client *client;
-    char *operation, *method, *path, *query;
-    struct buffer headers; /* names and values, NUL-terminated, in turn */
+    struct buffer texts; /* all that follow, NUL-terminated, in turn */
+    const char *operation, *method, *path, *query;
+    struct sigv4_header headers[MAX_HEADERS];
     size_t n_headers;
     struct buffer body;
+    struct buffer url; /* scratch; likewise signed_path */
+    struct buffer signed_path;
+    struct lines lines; /* which, like the body, the fetch borrows */
     uint64_t timeout_ns;
     size_t max_answer;
     bool once;
@@ -125,6 +141,7 @@ int aws_client_new(const struct aws_client_options *options, struct fetch_pool *
         return error_set(err, ERROR_MEMORY, "out of memory");
     c->pool = pool;
     c->calls.next = c->calls.previous = &c->calls;
+    c->idle.next = c->idle.previous = &c->idle;
     if (fill(c, options, err) < 0) {
         aws_client_free(c);
         return -1;
@@ -133,6 +150,8 @@ int aws_client_new(const struct aws_client_options *options, struct fetch_pool *
     return 0;
 }
 
+static void call_free(struct aws_call *call);
+
 void aws_client_free(struct aws_client *client)
 {
     if (!client)
@@ -140,6 +159,10 @@ void aws_client_free(struct aws_client *client)
     for (struct link *link = client->calls.next, *next; link != &client->calls; link = next) {
         next = link->next;
         aws_call_cancel((struct aws_call *)link);
+    }
+    for (struct link *link = client->idle.next, *next; link != &client->idle; link = next) {
+        next = link->next;
+        call_free((struct aws_call *)link);
     }
     aws_credentials_free(client->credentials);
     sigv4_key_done(&client->key);
@@ -159,36 +182,69 @@ const char *aws_client_endpoint(const struct aws_client *client)
 
 /* --- calls --- */
 
+static void insert(struct link *head, struct link *link)
+{
+    *link = (struct link){head, head->previous};
+    link->previous->next = link;
+    head->previous = link;
+}
+
+static void take_out(struct link *link)
+{
+    link->next->previous = link->previous;
+    link->previous->next = link->next;
+}
+
 static void call_free(struct aws_call *call)
 {
-    free(call->operation);
-    free(call->method);
-    free(call->path);
-    free(call->query);
-    buffer_done(&call->headers);
+    buffer_done(&call->texts);
     buffer_done(&call->body);
+    buffer_done(&call->url);
+    buffer_done(&call->signed_path);
+    buffer_done(&call->lines.text);
     free(call);
 }
 
-static void unlink_call(struct aws_call *call)
+static struct aws_call *call_new(struct aws_client *c)
 {
-    call->link.next->previous = call->link.previous;
-    call->link.previous->next = call->link.next;
+    struct aws_call *call = (struct aws_call *)c->idle.next;
+    if (&call->link == &c->idle)
+        return calloc(1, sizeof *call);
+    take_out(&call->link);
+    c->n_idle--;
+    return call;
+}
+
+/* Its memory is kept for the next ones. */
+static void call_done(struct aws_call *call)
+{
+    struct aws_client *c = call->client;
+    if (c->n_idle == IDLE_MAX) {
+        call_free(call);
+        return;
+    }
+    buffer_reset(&call->texts, KEEP);
+    buffer_reset(&call->body, KEEP);
+    buffer_reset(&call->url, KEEP);
+    buffer_reset(&call->signed_path, KEEP);
+    buffer_reset(&call->lines.text, KEEP);
+    insert(&c->idle, &call->link);
+    c->n_idle++;
 }
 
 void aws_call_cancel(struct aws_call *call)
 {
-    unlink_call(call);
+    take_out(&call->link);
     if (call->fetch)
         fetch_cancel(call->fetch);
-    call_free(call);
+    call_done(call);
 }
 
 static void finish(struct aws_call *call, const struct aws_answer *answer)
 {
-    unlink_call(call);
+    take_out(&call->link);
     call->done(call->data, answer);
-    call_free(call);
+    call_done(call);
 }
 
 /* --- what an answer means --- */
@@ -402,34 +458,33 @@ static void on_answer(void *data, const struct fetch_answer *from)
 
 /* --- sending --- */
 
-/* "Name: value" lines. */
-struct lines {
-    struct buffer text;
-    size_t starts[MAX_HEADERS + 3];
-    const char *items[MAX_HEADERS + 4];
-    size_t n;
-};
-
 static void add_line(struct lines *l, const char *name, const char *value)
 {
     l->starts[l->n++] = l->text.len;
-    buffer_printf(&l->text, "%s: %s", name, value);
-    buffer_append_char(&l->text, '\0');
+    buffer_append_text(&l->text, name);
+    buffer_append_text(&l->text, ": ");
+    buffer_append(&l->text, value, strlen(value) + 1);
 }
 
-static int start_fetch(struct aws_call *call, struct lines *lines, struct error *err)
+static int start_fetch(struct aws_call *call, struct error *err)
 {
     struct aws_client *c = call->client;
-    BUFFER_AUTO url = BUFFER_INIT;
-    buffer_printf(&url, "%s%s%s%s", c->endpoint, call->path, call->query ? "?" : "",
-                  call->query ? call->query : "");
-    if (lines->text.failed || url.failed)
+    struct lines *lines = &call->lines;
+    buffer_reset(&call->url, KEEP);
+    buffer_append_text(&call->url, c->endpoint);
+    buffer_append_text(&call->url, call->path);
+    if (call->query) {
+        buffer_append_char(&call->url, '?');
+        buffer_append_text(&call->url, call->query);
+    }
+    const char *url = buffer_text(&call->url);
+    if (lines->text.failed || call->url.failed)
         return error_set(err, ERROR_MEMORY, "out of memory for a request");
     for (size_t i = 0; i < lines->n; i++)
         lines->items[i] = lines->text.data + lines->starts[i];
     lines->items[lines->n] = NULL;
     struct fetch_request request = {.method = call->method,
-                                    .url = buffer_text(&url),
+                                    .url = url,
                                     .headers = lines->items,
                                     .body = call->body.data,
                                     .body_len = call->body.len,
@@ -445,23 +500,19 @@ static int sign_and_send(struct aws_call *call, const struct sigv4_credentials *
                          struct error *err)
 {
     struct aws_client *c = call->client;
-    struct sigv4_header headers[MAX_HEADERS];
     struct sigv4_signature signature;
-    struct lines lines = {.text = BUFFER_INIT};
-    BUFFER_AUTO path = BUFFER_INIT;
-    const char *text = call->headers.data;
-    for (size_t i = 0; i < call->n_headers; i++) {
-        headers[i].name = text;
-        text += strlen(text) + 1;
-        headers[i].value = text;
-        text += strlen(text) + 1;
-    }
-    buffer_printf(&path, "%s%s", c->base_path, call->path);
+    struct lines *lines = &call->lines;
+    buffer_reset(&call->signed_path, KEEP);
+    buffer_append_text(&call->signed_path, c->base_path);
+    buffer_append_text(&call->signed_path, call->path);
+    const char *path = buffer_text(&call->signed_path);
+    if (call->signed_path.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory for a request");
     struct sigv4_request request = {.method = call->method,
                                     .host = c->host,
-                                    .path = buffer_text(&path),
+                                    .path = path,
                                     .query = call->query,
-                                    .headers = headers,
+                                    .headers = call->headers,
                                     .n_headers = call->n_headers,
                                     .body = call->body.data,
                                     .body_len = call->body.len,
@@ -469,16 +520,16 @@ static int sign_and_send(struct aws_call *call, const struct sigv4_credentials *
     if (sigv4_sign(credentials, c->region, c->service, &request, clock_unix_ns() / CLOCK_S, &signature, err) <
         0)
         return -1;
-    add_line(&lines, "X-Amz-Date", signature.date);
-    add_line(&lines, "Authorization", buffer_text(&signature.authorization));
+    lines->n = 0;
+    buffer_reset(&lines->text, KEEP);
+    add_line(lines, "X-Amz-Date", signature.date);
+    add_line(lines, "Authorization", buffer_text(&signature.authorization));
     if (credentials->session_token)
-        add_line(&lines, "X-Amz-Security-Token", credentials->session_token);
+        add_line(lines, "X-Amz-Security-Token", credentials->session_token);
     for (size_t i = 0; i < call->n_headers; i++)
-        add_line(&lines, headers[i].name, headers[i].value);
-    int r = start_fetch(call, &lines, err);
+        add_line(lines, call->headers[i].name, call->headers[i].value);
     sigv4_done(&signature);
-    buffer_done(&lines.text);
-    return r;
+    return start_fetch(call, err);
 }
 
 /* 0: it is on its way, or waits for credentials. */
@@ -522,51 +573,71 @@ static void on_credentials(void *data)
     }
 }
 
-static char *copy(const char *text)
+/* Appends it, and returns where. */
+static size_t put_text(struct buffer *texts, const char *text)
 {
-    return text ? strdup(text) : NULL;
+    size_t at = texts->len;
+    buffer_append(texts, text, strlen(text) + 1);
+    return at;
+}
+
+static int copy_texts(struct aws_call *call, const struct aws_request *r, struct error *err)
+{
+    struct buffer *texts = &call->texts;
+    size_t places[4 + 2 * MAX_HEADERS];
+    size_t n = 0;
+    places[n++] = put_text(texts, r->operation);
+    places[n++] = put_text(texts, r->method);
+    places[n++] = put_text(texts, r->path);
+    places[n++] = put_text(texts, r->query ? r->query : "");
+    for (size_t i = 0; i < r->n_headers; i++) {
+        places[n++] = put_text(texts, r->headers[i].name);
+        places[n++] = put_text(texts, r->headers[i].value);
+    }
+    if (texts->failed)
+        return error_set(err, ERROR_MEMORY, "out of memory for a request");
+    call->operation = texts->data + places[0];
+    call->method = texts->data + places[1];
+    call->path = texts->data + places[2];
+    call->query = r->query ? texts->data + places[3] : NULL;
+    for (size_t i = 0; i < r->n_headers; i++)
+        call->headers[i] = (struct sigv4_header){.name = texts->data + places[4 + 2 * i],
+                                                 .value = texts->data + places[5 + 2 * i]};
+    call->n_headers = r->n_headers;
+    return 0;
 }
 
 static int fill_call(struct aws_call *call, const struct aws_request *r, struct error *err)
 {
-    call->operation = copy(r->operation);
-    call->method = copy(r->method);
-    call->path = copy(r->path);
-    call->query = copy(r->query);
     call->timeout_ns = r->timeout_ns;
     call->max_answer = r->max_answer;
     call->once = r->once;
+    call->fetch = NULL;
+    call->renewed = false;
+    call->round = 0;
     if (r->n_headers > MAX_HEADERS)
         return error_set(err, ERROR_INVALID, "%s %s: more than %d headers", call->client->service,
                          r->operation, MAX_HEADERS);
-    for (size_t i = 0; i < r->n_headers; i++) {
-        buffer_append(&call->headers, r->headers[i].name, strlen(r->headers[i].name) + 1);
-        buffer_append(&call->headers, r->headers[i].value, strlen(r->headers[i].value) + 1);
-    }
-    call->n_headers = r->n_headers;
     buffer_append(&call->body, r->body, r->body_len);
-    if (!call->operation || !call->method || !call->path || (r->query && !call->query) ||
-        call->headers.failed || call->body.failed)
+    if (call->body.failed)
         return error_set(err, ERROR_MEMORY, "out of memory for a request");
-    return 0;
+    return copy_texts(call, r, err);
 }
 
 int aws_call_start(struct aws_client *client, const struct aws_request *request, aws_done done, void *data,
                    struct aws_call **ret_call, struct error *err)
 {
-    struct aws_call *call = calloc(1, sizeof *call);
+    struct aws_call *call = call_new(client);
     if (!call)
         return error_set(err, ERROR_MEMORY, "out of memory for a request");
     call->client = client;
     call->done = done;
     call->data = data;
     if (fill_call(call, request, err) < 0 || send_call(call, err) < 0) {
-        call_free(call);
+        call_done(call);
         return -1;
     }
-    call->link = (struct link){&client->calls, client->calls.previous};
-    call->link.previous->next = &call->link;
-    client->calls.previous = &call->link;
+    insert(&client->calls, &call->link);
     if (ret_call)
         *ret_call = call;
     return 0;

@@ -43,6 +43,7 @@ struct aws_credentials {
     uint64_t fetched_ns;
     enum step step;
     struct fetch *fetch;
+    char *header; /* that it borrows */
     char *instance_token;
     char *role;
     unsigned failures;
@@ -135,6 +136,7 @@ void aws_credentials_free(struct aws_credentials *credentials)
         fetch_cancel(credentials->fetch);
     secrets_done(&credentials->secrets);
     wipe(&credentials->instance_token);
+    wipe(&credentials->header);
     free(credentials->role);
     free(credentials);
 }
@@ -156,6 +158,7 @@ static void end_fetch(struct aws_credentials *c)
 {
     c->step = STEP_NONE;
     wipe(&c->instance_token);
+    wipe(&c->header);
     if (c->ready)
         c->ready(c->ready_data);
 }
@@ -253,10 +256,14 @@ static void on_answer(void *data, const struct fetch_answer *answer);
 
 static int ask(struct aws_credentials *c, const char *method, const char *url, const char *header)
 {
-    const char *headers[] = {header, NULL};
+    wipe(&c->header);
+    c->header = header ? strdup(header) : NULL;
+    if (header && !c->header)
+        return error_set(&c->failure, ERROR_MEMORY, "out of memory");
+    const char *headers[] = {c->header, NULL};
     struct fetch_request request = {.method = method,
                                     .url = url,
-                                    .headers = header ? headers : NULL,
+                                    .headers = headers,
                                     .connect_timeout_ns = CONNECT_TIMEOUT,
                                     .timeout_ns = TIMEOUT,
                                     .max_answer = MAX_ANSWER,

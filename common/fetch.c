@@ -18,12 +18,14 @@
 #define EVENTS_AT_ONCE 64
 #define IDLE_MAX 64              /* fetches kept for reuse */
 #define KEEP_ANSWER (256u << 10) /* bytes of an answer's buffer kept for reuse */
+#define KEEP_TARGET 4096
 
 struct fetch {
     struct fetch_pool *pool;
     struct fetch *next, *previous; /* in `active`; next also in `idle` */
     CURL *easy;
-    struct curl_slist *headers;
+    struct buffer target; /* what the handle is set up for; empty: nothing */
+    struct curl_slist headers[FETCH_HEADERS + 2];
     struct buffer answer;
     size_t max_answer;
     bool too_long;
@@ -40,8 +42,10 @@ struct fetch_pool {
     int timer_fd;
     uint64_t wanted_ns; /* when libcurl wants to be called; UINT64_MAX: never */
     uint64_t armed_ns;  /* when the timer fires: then or earlier; UINT64_MAX: not at all */
-    char *good_url;     /* the last one that was looked at */
+    bool starting;      /* a request: libcurl is called at once, without the timer */
+    struct buffer target;
     struct fetch *active;
+    int n_active;
     struct fetch *idle;
     unsigned n_idle;
 };
@@ -85,24 +89,31 @@ static int on_timeout(CURLM *multi, long timeout_ms, void *data)
     struct fetch_pool *pool = data;
     (void)multi;
     pool->wanted_ns = timeout_ms < 0 ? UINT64_MAX : clock_now_ns() + (uint64_t)timeout_ms * CLOCK_MS;
-    return pool->wanted_ns < pool->armed_ns ? arm(pool, pool->wanted_ns) : 0;
+    return pool->wanted_ns < pool->armed_ns && !pool->starting ? arm(pool, pool->wanted_ns) : 0;
+}
+
+/* What libcurl wants to do at its time. Returns how many requests are under way after that. */
+static int run_due(struct fetch_pool *pool)
+{
+    int running = 0;
+    long timeout_ms = -1;
+    pool->wanted_ns = UINT64_MAX;
+    curl_multi_socket_action(pool->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    if (pool->wanted_ns == UINT64_MAX) /* it tells of changes only */
+        curl_multi_timeout(pool->multi, &timeout_ms);
+    if (timeout_ms >= 0)
+        on_timeout(pool->multi, timeout_ms, pool);
+    return running;
 }
 
 static void on_timer(struct fetch_pool *pool)
 {
     uint64_t count;
-    int running;
     if (read(pool->timer_fd, &count, sizeof count) < 0)
         return;
     pool->armed_ns = UINT64_MAX;
     if (clock_now_ns() >= pool->wanted_ns) {
-        pool->wanted_ns = UINT64_MAX;
-        curl_multi_socket_action(pool->multi, CURL_SOCKET_TIMEOUT, 0, &running);
-        long timeout_ms = -1;
-        if (pool->wanted_ns == UINT64_MAX) /* it tells of changes only */
-            curl_multi_timeout(pool->multi, &timeout_ms);
-        if (timeout_ms >= 0)
-            on_timeout(pool->multi, timeout_ms, pool);
+        run_due(pool);
     } else if (pool->wanted_ns != UINT64_MAX) {
         arm(pool, pool->wanted_ns);
     }
@@ -110,7 +121,7 @@ static void on_timer(struct fetch_pool *pool)
 
 /* --- the pool --- */
 
-static int set_up(struct fetch_pool *pool, unsigned max_connections)
+static int set_up_pool(struct fetch_pool *pool, unsigned max_connections)
 {
     CURLM *m = pool->multi;
     struct epoll_event event = {.events = EPOLLIN, .data.fd = pool->timer_fd};
@@ -138,7 +149,7 @@ int fetch_pool_new(unsigned max_connections, struct fetch_pool **ret_pool, struc
         return -1;
     }
     pool->multi = curl_multi_init();
-    if (!pool->multi || set_up(pool, max_connections)) {
+    if (!pool->multi || set_up_pool(pool, max_connections)) {
         fetch_pool_free(pool);
         return error_set(err, ERROR_MEMORY, "libcurl cannot be set up");
     }
@@ -150,7 +161,7 @@ static void fetch_free(struct fetch *fetch)
 {
     if (fetch->easy)
         curl_easy_cleanup(fetch->easy);
-    curl_slist_free_all(fetch->headers);
+    buffer_done(&fetch->target);
     buffer_done(&fetch->answer);
     free(fetch);
 }
@@ -174,7 +185,7 @@ void fetch_pool_free(struct fetch_pool *pool)
         close(pool->timer_fd);
     if (pool->epoll_fd >= 0)
         close(pool->epoll_fd);
-    free(pool->good_url);
+    buffer_done(&pool->target);
     free(pool);
 }
 
@@ -210,66 +221,106 @@ static int on_send(void *data, char *to_ip, char *from_ip, int to_port, int from
     return CURL_PREREQFUNC_OK;
 }
 
-static int append_header(struct fetch *fetch, const char *header)
-{
-    struct curl_slist *list = curl_slist_append(fetch->headers, header);
-    if (!list)
-        return -1;
-    fetch->headers = list;
-    return 0;
-}
-
-static int set_headers(struct fetch *fetch, const struct fetch_request *r)
-{
-    if (append_header(fetch, "Expect:") < 0 || (!r->body_len && append_header(fetch, "Content-Type:") < 0))
-        return -1;
-    for (const char *const *header = r->headers; header && *header; header++)
-        if (append_header(fetch, *header) < 0)
-            return -1;
-    return curl_easy_setopt(fetch->easy, CURLOPT_HTTPHEADER, fetch->headers) == CURLE_OK ? 0 : -1;
-}
-
-static int set_method(CURL *e, const struct fetch_request *r)
-{
-    if (!strcmp(r->method, "GET"))
-        return curl_easy_setopt(e, CURLOPT_HTTPGET, 1L) == CURLE_OK ? 0 : -1;
-    return curl_easy_setopt(e, CURLOPT_POST, 1L) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, r->method) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->body_len) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_COPYPOSTFIELDS, r->body_len ? r->body : "") != CURLE_OK
-               ? -1
-               : 0;
-}
-
 static long milliseconds(uint64_t ns)
 {
     return (long)((ns + CLOCK_MS - 1) / CLOCK_MS);
 }
 
-static int set_options(struct fetch *fetch, const struct fetch_request *r)
+static bool is_http(const char *url)
+{
+    CURLU *parsed = curl_url();
+    bool good = parsed && curl_url_set(parsed, CURLUPART_URL, url, CURLU_PATH_AS_IS) == CURLUE_OK &&
+                (!strncmp(url, "http://", 7) || !strncmp(url, "https://", 8));
+    curl_url_cleanup(parsed);
+    return good;
+}
+
+static bool set_method(CURL *e, const char *method)
+{
+    if (!strcmp(method, "GET"))
+        return curl_easy_setopt(e, CURLOPT_HTTPGET, 1L) == CURLE_OK;
+    return curl_easy_setopt(e, CURLOPT_POST, 1L) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, method) == CURLE_OK;
+}
+
+static bool set_target(struct fetch *fetch, const struct fetch_request *r)
 {
     CURL *e = fetch->easy;
-    if (set_headers(fetch, r) < 0 || set_method(e, r) < 0)
+    return set_method(e, r->method) && curl_easy_setopt(e, CURLOPT_URL, r->url) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_PATH_AS_IS, 1L) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L) == CURLE_OK &&
+           (!r->no_proxy || curl_easy_setopt(e, CURLOPT_NOPROXY, "*") == CURLE_OK) &&
+           (!r->tls_ca || curl_easy_setopt(e, CURLOPT_CAINFO, r->tls_ca) == CURLE_OK) &&
+           curl_easy_setopt(e, CURLOPT_PREREQFUNCTION, on_send) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_PREREQDATA, fetch) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_ERRORBUFFER, fetch->reason) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_WRITEDATA, fetch) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_PRIVATE, fetch) == CURLE_OK;
+}
+
+/* A handle stays set up for what most requests have in common: libcurl copies or parses all of it. */
+static int set_up(struct fetch *fetch, const struct fetch_request *r, struct error *err)
+{
+    struct buffer *target = &fetch->pool->target;
+    const char *tls_ca = r->tls_ca ? r->tls_ca : "";
+    buffer_reset(target, KEEP_TARGET);
+    buffer_append(target, r->method, strlen(r->method) + 1);
+    buffer_append(target, r->url, strlen(r->url) + 1);
+    buffer_append(target, tls_ca, strlen(tls_ca) + 1);
+    buffer_append_char(target, r->no_proxy ? 'n' : 'p');
+    if (!target->failed && fetch->target.len == target->len &&
+        !memcmp(fetch->target.data, target->data, target->len))
+        return 0;
+    if (!is_http(r->url))
+        return error_set(err, ERROR_INVALID, "%.*s is no http or https URL", (int)strcspn(r->url, "?#@"),
+                         r->url);
+    curl_easy_reset(fetch->easy);
+    buffer_reset(&fetch->target, KEEP_TARGET);
+    if (!set_target(fetch, r))
+        return error_set(err, ERROR_MEMORY, "libcurl takes no request");
+    buffer_append(&fetch->target, target->data, target->len);
+    if (target->failed || fetch->target.failed)
+        buffer_reset(&fetch->target, 0); /* set up anew the next time */
+    return 0;
+}
+
+/* libcurl neither copies the list nor changes it. */
+static int set_headers(struct fetch *fetch, const struct fetch_request *r, struct error *err)
+{
+    size_t n = 0;
+    const char *lines[FETCH_HEADERS + 2];
+    lines[n++] = "Expect:";
+    if (!r->body_len)
+        lines[n++] = "Content-Type:";
+    for (const char *const *header = r->headers; header && *header; header++) {
+        if (header - r->headers == FETCH_HEADERS)
+            return error_set(err, ERROR_INVALID, "more than %d headers", FETCH_HEADERS);
+        lines[n++] = *header;
+    }
+    for (size_t i = 0; i < n; i++)
+        fetch->headers[i] = (struct curl_slist){.data = (char *)(uintptr_t)lines[i],
+                                                .next = i + 1 < n ? &fetch->headers[i + 1] : NULL};
+    return 0;
+}
+
+static int set_options(struct fetch *fetch, const struct fetch_request *r, struct error *err)
+{
+    CURL *e = fetch->easy;
+    if (set_up(fetch, r, err) < 0 || set_headers(fetch, r, err) < 0)
         return -1;
-    return curl_easy_setopt(e, CURLOPT_URL, r->url) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_PATH_AS_IS, 1L) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, milliseconds(r->connect_timeout_ns)) !=
-                       CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, milliseconds(r->timeout_ns)) != CURLE_OK ||
-                   (r->no_proxy && curl_easy_setopt(e, CURLOPT_NOPROXY, "*") != CURLE_OK) ||
-                   (r->tls_ca && curl_easy_setopt(e, CURLOPT_CAINFO, r->tls_ca) != CURLE_OK) ||
-                   curl_easy_setopt(e, CURLOPT_PREREQFUNCTION, on_send) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_PREREQDATA, fetch) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_ERRORBUFFER, fetch->reason) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_WRITEDATA, fetch) != CURLE_OK ||
-                   curl_easy_setopt(e, CURLOPT_PRIVATE, fetch) != CURLE_OK
-               ? -1
-               : 0;
+    bool has_body = strcmp(r->method, "GET") != 0;
+    bool done =
+        curl_easy_setopt(e, CURLOPT_HTTPHEADER, fetch->headers) == CURLE_OK &&
+        curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, milliseconds(r->connect_timeout_ns)) == CURLE_OK &&
+        curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, milliseconds(r->timeout_ns)) == CURLE_OK &&
+        (!has_body ||
+         (curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->body_len) == CURLE_OK &&
+          curl_easy_setopt(e, CURLOPT_POSTFIELDS, r->body_len ? r->body : "") == CURLE_OK));
+    return done ? 0 : error_set(err, ERROR_MEMORY, "libcurl takes no request");
 }
 
 static struct fetch *take_idle(struct fetch_pool *pool)
@@ -298,9 +349,6 @@ static void put_idle(struct fetch *fetch)
         fetch_free(fetch);
         return;
     }
-    curl_easy_reset(fetch->easy);
-    curl_slist_free_all(fetch->headers);
-    fetch->headers = NULL;
     fetch->too_long = fetch->sent = false;
     fetch->reason[0] = '\0';
     buffer_reset(&fetch->answer, KEEP_ANSWER);
@@ -317,10 +365,12 @@ static void link_active(struct fetch *fetch)
     if (pool->active)
         pool->active->previous = fetch;
     pool->active = fetch;
+    pool->n_active++;
 }
 
 static void unlink_active(struct fetch *fetch)
 {
+    fetch->pool->n_active--;
     if (fetch->next)
         fetch->next->previous = fetch->previous;
     if (fetch->previous)
@@ -329,19 +379,22 @@ static void unlink_active(struct fetch *fetch)
         fetch->pool->active = fetch->next;
 }
 
-static bool is_http(struct fetch_pool *pool, const char *url)
+/* Has libcurl send it. Its own way, by a time-out of 0, costs a timer and another turn of the loop. */
+static int send_off(struct fetch *fetch, struct error *err)
 {
-    if (pool->good_url && !strcmp(pool->good_url, url))
-        return true;
-    CURLU *parsed = curl_url();
-    bool good = parsed && curl_url_set(parsed, CURLUPART_URL, url, CURLU_PATH_AS_IS) == CURLUE_OK &&
-                (!strncmp(url, "http://", 7) || !strncmp(url, "https://", 8));
-    curl_url_cleanup(parsed);
-    if (good) {
-        free(pool->good_url);
-        pool->good_url = strdup(url);
+    struct fetch_pool *pool = fetch->pool;
+    pool->starting = true;
+    if (curl_multi_add_handle(pool->multi, fetch->easy) != CURLM_OK) {
+        pool->starting = false;
+        return error_set(err, ERROR_MEMORY, "libcurl takes no request");
     }
-    return good;
+    link_active(fetch);
+    if (run_due(pool) < pool->n_active) /* one has ended, which fetch_pool_drive is to find */
+        pool->wanted_ns = 1;
+    pool->starting = false;
+    if (pool->wanted_ns < pool->armed_ns)
+        arm(pool, pool->wanted_ns);
+    return 0;
 }
 
 int fetch_start(struct fetch_pool *pool, const struct fetch_request *request, fetch_done done, void *data,
@@ -354,16 +407,10 @@ int fetch_start(struct fetch_pool *pool, const struct fetch_request *request, fe
     fetch->data = data;
     fetch->max_answer = request->max_answer;
     fetch->once = request->once;
-    if (!is_http(pool, request->url)) {
+    if (set_options(fetch, request, err) < 0 || send_off(fetch, err) < 0) {
         put_idle(fetch);
-        return error_set(err, ERROR_INVALID, "%.*s is no http or https URL",
-                         (int)strcspn(request->url, "?#@"), request->url);
+        return -1;
     }
-    if (set_options(fetch, request) < 0 || curl_multi_add_handle(pool->multi, fetch->easy) != CURLM_OK) {
-        put_idle(fetch);
-        return error_set(err, ERROR_MEMORY, "libcurl takes no request");
-    }
-    link_active(fetch);
     if (ret_fetch)
         *ret_fetch = fetch;
     return 0;

@@ -14,11 +14,15 @@ struct error;
 struct fetch;
 struct fetch_pool;
 
+#define FETCH_HEADERS 16
+
 struct fetch_request {
-    const char *method;         /* "GET", "POST", "PUT" */
-    const char *url;            /* http or https */
-    const char *const *headers; /* "Name: value", NULL-terminated; NULL: none. Copied */
-    const void *body;           /* copied; NULL: none */
+    const char *method; /* "GET", "POST", "PUT" */
+    const char *url;    /* http or https */
+    /* "Name: value", at most FETCH_HEADERS, NULL-terminated; NULL: none. These and the body are borrowed
+     * until the callback comes, or the request is cancelled. */
+    const char *const *headers;
+    const void *body; /* NULL: none */
     size_t body_len;
     uint64_t connect_timeout_ns;
     uint64_t timeout_ns; /* of all of it */
@@ -50,8 +54,8 @@ int fetch_pool_fd(const struct fetch_pool *pool);
 /* Does what can be done without waiting, and calls the callbacks. */
 void fetch_pool_drive(struct fetch_pool *pool);
 
-/* Starts a request. ret_fetch may be NULL. The callback never comes before this returns. Errors:
- * ERROR_INVALID (the URL), ERROR_MEMORY. */
+/* Starts a request, and sends it if that goes without waiting. ret_fetch may be NULL. The callback never
+ * comes before fetch_pool_drive. Errors: ERROR_INVALID (the URL, too many headers), ERROR_MEMORY. */
 int fetch_start(struct fetch_pool *pool, const struct fetch_request *request, fetch_done done, void *data,
                 struct fetch **ret_fetch, struct error *err);
 /* Ends a request without its callback; the connection is closed. Not for one whose callback has begun. */

@@ -21,9 +21,10 @@ static const char hex_digits[] = "0123456789ABCDEF";
 
 static void write_hex(const unsigned char bytes[HASH_BYTES], char ret_hex[SIGV4_HEX_MAX])
 {
+    static const char lower[] = "0123456789abcdef";
     for (size_t i = 0; i < HASH_BYTES; i++) {
-        ret_hex[2 * i] = (char)tolower(hex_digits[bytes[i] >> 4]);
-        ret_hex[2 * i + 1] = (char)tolower(hex_digits[bytes[i] & 15]);
+        ret_hex[2 * i] = lower[bytes[i] >> 4];
+        ret_hex[2 * i + 1] = lower[bytes[i] & 15];
     }
     ret_hex[2 * HASH_BYTES] = '\0';
 }
@@ -283,6 +284,20 @@ static bool derive_key(const char *secret, const char *date, const char *region,
     return done;
 }
 
+static void append_all(struct buffer *out, const char *const *texts)
+{
+    for (; *texts; texts++)
+        buffer_append_text(out, *texts);
+}
+
+/* "YYYYMMDD/region/service/<last>" */
+static void append_scope(struct buffer *out, const char *date, const char *region, const char *service,
+                         const char *last)
+{
+    buffer_append(out, date, strlen("YYYYMMDD"));
+    append_all(out, (const char *const[]){"/", region, "/", service, "/", last, NULL});
+}
+
 /* The key that is kept, if it is of the same; else derives it, and keeps it. */
 static bool find_key(const char *secret, const char *date, const char *region, const char *service,
                      struct sigv4_key *kept, unsigned char ret_key[HASH_BYTES])
@@ -290,7 +305,7 @@ static bool find_key(const char *secret, const char *date, const char *region, c
     struct buffer of = BUFFER_INIT;
     if (!kept)
         return derive_key(secret, date, region, service, ret_key);
-    buffer_printf(&of, "%.8s/%s/%s/%s", date, region, service, secret);
+    append_scope(&of, date, region, service, secret);
     if (of.failed) {
         buffer_done(&of);
         return false;
@@ -372,17 +387,20 @@ static bool finish(const struct sigv4_credentials *c, const char *region, const 
     unsigned char key[HASH_BYTES];
     unsigned char digest[HASH_BYTES] = {0};
     BUFFER_AUTO scope = BUFFER_INIT;
-    buffer_printf(&scope, "%.8s/%s/%s/aws4_request", s->date, region, service);
+    append_scope(&scope, s->date, region, service, "aws4_request");
     bool done = !request->failed && hash_hex(request->data, request->len, hash);
     if (!done)
         return false;
-    buffer_printf(&text, ALGORITHM "\n%s\n%s\n%s", s->date, buffer_text(&scope), hash);
+    append_all(&text,
+               (const char *const[]){ALGORITHM "\n", s->date, "\n", buffer_text(&scope), "\n", hash, NULL});
     done = !text.failed && find_key(c->secret_access_key, s->date, region, service, key_kept, key) &&
            hmac(key, sizeof key, text.data, text.len, digest);
     OPENSSL_cleanse(key, sizeof key);
     write_hex(digest, s->signature);
-    buffer_printf(&s->authorization, ALGORITHM " Credential=%s/%s, SignedHeaders=%s, Signature=%s",
-                  c->access_key_id, buffer_text(&scope), buffer_text(names), s->signature);
+    append_all(&s->authorization,
+               (const char *const[]){ALGORITHM " Credential=", c->access_key_id, "/", buffer_text(&scope),
+                                     ", SignedHeaders=", buffer_text(names), ", Signature=", s->signature,
+                                     NULL});
     return done && !scope.failed && !names->failed && !s->authorization.failed;
 }
 
