@@ -28,8 +28,18 @@ static int teardown(void **state)
 static struct sqs_entry *add(uint64_t n, uint64_t visible)
 {
     struct consumed_id id = {n, n};
-    assert_int_equal(sqs_hand_add(&hand, &id, strdup("r"), strdup("body"), 4, visible, 0, 0, NULL), 0);
+    struct sqs_arrival arrival = {
+        .receipt = "r", .receipt_len = 1, .body = "body", .body_len = 4, .visible_ns = visible};
+    assert_int_equal(sqs_hand_add(&hand, &id, &arrival, NULL), 0);
     return sqs_hand_find(&hand, &id);
+}
+
+static void renew(struct sqs_entry *e, const char *receipt, uint64_t visible)
+{
+    struct sqs_arrival arrival = {.receipt = receipt, .receipt_len = strlen(receipt), .visible_ns = visible};
+    assert_int_equal(sqs_hand_renew(&hand, e, &arrival, NULL), 0);
+    assert_int_equal(e->receipt_len, strlen(receipt));
+    assert_memory_equal(e->receipt, receipt, e->receipt_len);
 }
 
 static void deliver(struct sqs_entry *e, uint64_t epoch)
@@ -88,19 +98,18 @@ static void test_again(void **state)
     struct sqs_entry *b = add(2, 20);
     (void)state;
     assert_ptr_equal(sqs_hand_expiring(&hand), a);
-    sqs_hand_renew(&hand, a, strdup("newer"), 30);
-    assert_string_equal(a->receipt, "newer");
+    renew(a, "newer", 30);
     assert_false(a->renewed);
     assert_ptr_equal(sqs_hand_expiring(&hand), b);
     deliver(a, 1);
     sqs_hand_committed(&hand, 1);
     sqs_hand_move(&hand, a, SQS_DELETING, false);
-    sqs_hand_renew(&hand, a, strdup("newest"), 40);
+    renew(a, "newest", 40);
     assert_true(a->renewed);
     sqs_hand_move(&hand, a, SQS_LOST, false);
     sqs_hand_drop(&hand, b);
     assert_ptr_equal(sqs_hand_first(&hand, SQS_DUE), b);
-    sqs_hand_renew(&hand, a, strdup("last"), 50);
+    renew(a, "last", 50);
     assert_int_equal(a->stage, SQS_DUE);
     assert_ptr_equal(sqs_hand_next(&hand, b), a);
     sqs_hand_clear(&hand);

@@ -120,16 +120,28 @@ static int read_record(struct cloudevent *event, const struct json_value *record
     return 0;
 }
 
+/* A record is never read as an event: its context would be an attribute that is an object. */
+static bool is_record(const struct json_value *root, struct json_value *ret_context)
+{
+    struct json_value version;
+    return root->type == JSON_OBJECT && !json_member(root, "specversion", &version) &&
+           json_member(root, "requestContext", ret_context) && ret_context->type == JSON_OBJECT;
+}
+
 int sqs_event_read(struct cloudevent *event, const char *body, size_t len, struct buffer *scratch,
                    struct error *err)
 {
-    struct json_value root, context, version;
+    struct json_value root, context;
+    struct error wrong;
     cloudevent_clear(event);
     if (json_scan_within(body, len, JSON_DATA_DEPTH + 1, &root, err) < 0)
         return -1;
-    bool record = root.type == JSON_OBJECT && !json_member(&root, "specversion", &version) &&
-                  json_member(&root, "requestContext", &context) && context.type == JSON_OBJECT;
-    int r = record ? read_record(event, &root, &context, scratch, err)
-                   : cloudevent_read(event, &root, scratch, err);
-    return r < 0 ? -1 : cloudevent_check(event, err);
+    if (cloudevent_read(event, &root, scratch, &wrong) == 0)
+        return cloudevent_check(event, err);
+    if (!is_record(&root, &context)) {
+        if (err)
+            *err = wrong;
+        return -1;
+    }
+    return read_record(event, &root, &context, scratch, err) < 0 ? -1 : cloudevent_check(event, err);
 }

@@ -47,7 +47,8 @@ void sqs_hand_init(struct sqs_hand *hand)
 
 static void entry_free(struct sqs_entry *entry)
 {
-    free(entry->receipt);
+    if (entry->receipt != entry->first)
+        free(entry->receipt);
     free(entry->body);
     free(entry);
 }
@@ -105,24 +106,38 @@ static void enter(struct sqs_hand *hand, struct sqs_entry *entry, enum sqs_stage
     ring_insert(first ? hand->stage[stage].next : &hand->stage[stage], &entry->stage_link);
 }
 
-int sqs_hand_add(struct sqs_hand *hand, const struct consumed_id *id, char *receipt, char *body,
-                 size_t body_len, uint64_t visible_ns, uint64_t sent_ms, uint64_t reloads, struct error *err)
+static struct sqs_entry *entry_new(const struct consumed_id *id, const struct sqs_arrival *a)
 {
-    struct sqs_entry *entry = calloc(1, sizeof *entry);
-    if (!entry)
-        return error_set(err, ERROR_MEMORY, "out of memory for a message");
-    entry->id = *id;
-    if (hash_put(&hand->table, (const char *)&entry->id, KEY_BYTES, entry, NULL) < 0) {
+    struct sqs_entry *entry = malloc(sizeof *entry + a->receipt_len);
+    char *body = malloc(a->body_len + 1);
+    if (!entry || !body) {
         free(entry);
+        free(body);
+        return NULL;
+    }
+    *entry = (struct sqs_entry){.id = *id,
+                                .visible_ns = a->visible_ns,
+                                .sent_ms = a->sent_ms,
+                                .reloads = a->reloads,
+                                .receipt = entry->first,
+                                .receipt_len = a->receipt_len,
+                                .body = body,
+                                .body_len = a->body_len};
+    memcpy(entry->first, a->receipt, a->receipt_len);
+    memcpy(body, a->body, a->body_len);
+    return entry;
+}
+
+int sqs_hand_add(struct sqs_hand *hand, const struct consumed_id *id, const struct sqs_arrival *arrival,
+                 struct error *err)
+{
+    struct sqs_entry *entry = entry_new(id, arrival);
+    if (!entry || hash_put(&hand->table, (const char *)&entry->id, KEY_BYTES, entry, NULL) < 0) {
+        if (entry)
+            entry_free(entry);
         return error_set(err, ERROR_MEMORY, "out of memory for a message");
     }
-    entry->receipt = receipt;
-    entry->body = body;
-    entry->body_len = body_len;
-    entry->visible_ns = visible_ns;
-    entry->sent_ms = sent_ms;
-    entry->reloads = reloads;
-    hand->held_bytes += body_len;
+    hand->held_bytes += entry->body_len;
     enter(hand, entry, SQS_HELD, false);
     ring_insert(&hand->expiry, &entry->expiry_link);
     return 0;
@@ -135,14 +150,22 @@ void sqs_hand_extend(struct sqs_hand *hand, struct sqs_entry *entry, uint64_t vi
     ring_insert(&hand->expiry, &entry->expiry_link);
 }
 
-void sqs_hand_renew(struct sqs_hand *hand, struct sqs_entry *entry, char *receipt, uint64_t visible_ns)
+int sqs_hand_renew(struct sqs_hand *hand, struct sqs_entry *entry, const struct sqs_arrival *arrival,
+                   struct error *err)
 {
-    free(entry->receipt);
+    char *receipt = malloc(arrival->receipt_len + 1);
+    if (!receipt)
+        return error_set(err, ERROR_MEMORY, "out of memory for a message");
+    memcpy(receipt, arrival->receipt, arrival->receipt_len);
+    if (entry->receipt != entry->first)
+        free(entry->receipt);
     entry->receipt = receipt;
+    entry->receipt_len = arrival->receipt_len;
     entry->renewed = entry->stage == SQS_DELETING;
-    sqs_hand_extend(hand, entry, visible_ns);
+    sqs_hand_extend(hand, entry, arrival->visible_ns);
     if (entry->stage == SQS_LOST)
         sqs_hand_move(hand, entry, SQS_DUE, false);
+    return 0;
 }
 
 void sqs_hand_move(struct sqs_hand *hand, struct sqs_entry *entry, enum sqs_stage stage, bool first)

@@ -9,7 +9,7 @@
  * newest is good. A message that was consumed in an earlier life goes from HELD to DUE.
  *
  * The hand also counts, by the epoch whose checkpoint contains a message, how many are not yet deleted.
- * Memory: about 150 bytes and the receipt handle a message, and the body while it is HELD. Thread: one at a
+ * Memory: about 200 bytes and the receipt handle a message, and the body while it is HELD. Thread: one at a
  * time. */
 #pragma once
 
@@ -39,9 +39,22 @@ struct sqs_entry {
     uint64_t reloads; /* of the triggers, begun when it came */
     bool extending;   /* a request that names it is under way */
     bool renewed;     /* it came again while it was DELETING */
-    char *receipt;
     size_t body_len;
     char *body; /* HELD */
+    size_t receipt_len;
+    char *receipt; /* the newest, as a JSON string without its quotes: `first`, or allocated */
+    char first[];
+};
+
+/* A message as it came; borrows its texts. */
+struct sqs_arrival {
+    const char *receipt; /* as it stood in the answer */
+    size_t receipt_len;
+    const char *body;
+    size_t body_len;
+    uint64_t visible_ns;
+    uint64_t sent_ms;
+    uint64_t reloads;
 };
 
 struct sqs_epoch {
@@ -73,11 +86,13 @@ struct sqs_entry *sqs_hand_next(const struct sqs_hand *hand, const struct sqs_en
 /* The one that becomes visible first, of those whose time can be extended; NULL. */
 struct sqs_entry *sqs_hand_expiring(const struct sqs_hand *hand);
 
-/* Takes receipt and body (malloc) when it succeeds: HELD. Errors: ERROR_MEMORY. */
-int sqs_hand_add(struct sqs_hand *hand, const struct consumed_id *id, char *receipt, char *body,
-                 size_t body_len, uint64_t visible_ns, uint64_t sent_ms, uint64_t reloads, struct error *err);
-/* It has come again: takes the receipt. */
-void sqs_hand_renew(struct sqs_hand *hand, struct sqs_entry *entry, char *receipt, uint64_t visible_ns);
+/* Copies receipt and body: HELD. Errors: ERROR_MEMORY. */
+int sqs_hand_add(struct sqs_hand *hand, const struct consumed_id *id, const struct sqs_arrival *arrival,
+                 struct error *err);
+/* It has come again: copies the receipt; its body is not looked at. Errors: ERROR_MEMORY, and nothing has
+ * changed. */
+int sqs_hand_renew(struct sqs_hand *hand, struct sqs_entry *entry, const struct sqs_arrival *arrival,
+                   struct error *err);
 /* Will be visible at that time, later than all others. */
 void sqs_hand_extend(struct sqs_hand *hand, struct sqs_entry *entry, uint64_t visible_ns);
 /* To the end of another stage (first: to its beginning). */

@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/cloudevent.h"
@@ -24,6 +23,7 @@
 #define LOOK_FIRST (5 * CLOCK_MS)
 #define LOOK_LONGEST (100 * CLOCK_MS)
 #define MEMORY_RETRY (100 * CLOCK_MS)
+#define SCRATCH_KEPT (1u << 20)
 
 static struct sqs_source *state_of(const struct source *source)
 {
@@ -38,39 +38,32 @@ static size_t in_flight(const struct sqs_source *s)
 
 /* --- receiving --- */
 
-/* Takes one message of an answer into the hand. */
-static int take_message(struct source *source, const struct sqs_message *m, uint64_t visible_ns,
-                        uint64_t reloads, struct error *err)
+/* Takes one message of an answer into the hand. `scratch` is used for what is escaped. */
+static int take_message(struct source *source, const struct sqs_message *m, struct sqs_arrival *arrival,
+                        struct error *err)
 {
     struct sqs_source *s = state_of(source);
-    BUFFER_AUTO id_text = BUFFER_INIT;
-    BUFFER_AUTO receipt_text = BUFFER_INIT;
-    BUFFER_AUTO body = BUFFER_INIT;
-    json_unescape(&m->id, &id_text);
-    json_unescape(&m->receipt, &receipt_text);
-    if (id_text.failed || receipt_text.failed)
+    struct buffer *scratch = &s->scratch;
+    buffer_reset(scratch, SCRATCH_KEPT);
+    json_unescape(&m->id, scratch);
+    if (scratch->failed)
         return error_set(err, ERROR_MEMORY, "out of memory for a message");
-    char *receipt = strdup(buffer_text(&receipt_text));
-    if (!receipt)
-        return error_set(err, ERROR_MEMORY, "out of memory for a message");
-    struct consumed_id id = consumed_identity(s->consumed, NULL, id_text.data, id_text.len);
+    struct consumed_id id = consumed_identity(s->consumed, NULL, scratch->data, scratch->len);
     struct sqs_entry *known = sqs_hand_find(&s->hand, &id);
+    arrival->receipt = m->receipt.text;
+    arrival->receipt_len = m->receipt.len;
+    arrival->sent_ms = m->sent_ms;
     if (known) {
-        sqs_hand_renew(&s->hand, known, receipt, visible_ns);
         arena_add(&source->stats->duplicates, 1);
-        return 0;
+        return sqs_hand_renew(&s->hand, known, arrival, err);
     }
-    json_unescape(&m->body, &body);
-    char *text = body.failed ? NULL : malloc(body.len + 1);
-    if (text)
-        memcpy(text, buffer_text(&body), body.len + 1);
-    if (!text ||
-        sqs_hand_add(&s->hand, &id, receipt, text, body.len, visible_ns, m->sent_ms, reloads, err) < 0) {
-        free(receipt);
-        free(text);
+    scratch->len = 0;
+    json_unescape(&m->body, scratch);
+    arrival->body = buffer_text(scratch);
+    arrival->body_len = scratch->len;
+    if (scratch->failed)
         return error_set(err, ERROR_MEMORY, "out of memory for a message");
-    }
-    return 0;
+    return sqs_hand_add(&s->hand, &id, arrival, err);
 }
 
 static void adapt(struct sqs_source *s, const struct sqs_receive *r, size_t n, size_t bytes)
@@ -99,13 +92,13 @@ static int take_answer(struct source *source, struct sqs_receive *r, const struc
     adapt(s, r, n, answer->len);
     arena_add(&source->stats->bytes, answer->len);
     /* They are invisible since SQS has put the answer together: at the earliest, since it was asked. */
-    uint64_t visible_ns = r->begun_ns + sqs_visibility_ns(s);
+    struct sqs_arrival arrival = {.visible_ns = r->begun_ns + sqs_visibility_ns(s)};
     uint64_t now = clock_now_ns();
     if (r->begun_ns + CLOCK_S < now) /* it was a long poll: they have just come */
-        visible_ns = now - CLOCK_S + sqs_visibility_ns(s);
-    uint64_t reloads = n ? checkpoint_reloads(source->worker->checkpoint) : 0;
+        arrival.visible_ns = now - CLOCK_S + sqs_visibility_ns(s);
+    arrival.reloads = n ? checkpoint_reloads(source->worker->checkpoint) : 0;
     for (size_t i = 0; i < n; i++)
-        if (take_message(source, &messages[i], visible_ns, reloads, err) < 0)
+        if (take_message(source, &messages[i], &arrival, err) < 0)
             return -1; /* it becomes visible again, and those behind it */
     if (n)
         return 0;
@@ -258,7 +251,7 @@ static int deliver_event(struct source *source, struct sqs_entry *e)
         reject(source, e, "too_large", detail);
         return DELIVERED;
     }
-    buffer_reset(&s->scratch, 1 << 20);
+    buffer_reset(&s->scratch, SCRATCH_KEPT);
     if (sqs_event_read(&event, e->body, e->body_len, &s->scratch, &err) < 0) {
         if (err.code == ERROR_MEMORY)
             return LATER;

@@ -53,8 +53,11 @@ static int start_batch(struct sqs_release *r, const char *operation, bool visibi
     buffer_append_text(&s->members, ",\"Entries\":[");
     for (size_t i = 0; i < r->n; i++) {
         const struct sqs_entry *e = r->entries[i];
-        buffer_printf(&s->members, "%s{\"Id\":\"%zu\",\"ReceiptHandle\":", i ? "," : "", i);
-        buffer_append_json(&s->members, e->receipt, strlen(e->receipt));
+        buffer_append_text(&s->members, i ? ",{\"Id\":\"" : "{\"Id\":\"");
+        buffer_append_u64(&s->members, i);
+        buffer_append_text(&s->members, "\",\"ReceiptHandle\":\"");
+        buffer_append(&s->members, e->receipt, e->receipt_len);
+        buffer_append_char(&s->members, '"');
         if (visibility)
             buffer_printf(&s->members, ",\"VisibilityTimeout\":%u", seconds);
         buffer_append_char(&s->members, '}');

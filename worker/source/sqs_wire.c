@@ -11,58 +11,102 @@ static bool read_string(const struct json_value *object, const char *name, struc
     return json_member(object, name, ret_value) && ret_value->type == JSON_STRING && ret_value->len;
 }
 
-static uint64_t read_sent(const struct json_value *message)
+static uint64_t read_sent(const struct json_value *value)
 {
-    struct json_value attributes, value;
+    struct json_value number = *value;
     int64_t ms;
-    if (!json_member(message, "Attributes", &attributes) || attributes.type != JSON_OBJECT ||
-        !read_string(&attributes, "SentTimestamp", &value) || value.escaped || value.len > 18 ||
-        strspn(value.text, "0123456789") < value.len)
+    if (value->type != JSON_STRING || value->escaped || !value->len || value->len > 18 ||
+        strspn(value->text, "0123456789") < value->len)
         return 0;
-    value.type = JSON_NUMBER;
-    return json_integer(&value, &ms) && ms > 0 ? (uint64_t)ms : 0;
+    number.type = JSON_NUMBER;
+    return json_integer(&number, &ms) && ms > 0 ? (uint64_t)ms : 0;
 }
 
-static int read_message(const struct json_value *value, struct sqs_message *ret_message, struct error *err)
+static void read_attributes(struct json_iter *members, struct sqs_message *m)
 {
-    struct sqs_message m;
-    if (value->type != JSON_OBJECT || !read_string(value, "MessageId", &m.id) ||
-        !read_string(value, "ReceiptHandle", &m.receipt))
+    struct json_iter attributes;
+    struct json_value name, value;
+    json_open(members, &attributes);
+    m->sent_ms = 0;
+    while (json_next_open(&attributes, &name, &value))
+        if (json_equals(&name, "SentTimestamp", 13))
+            m->sent_ms = read_sent(&value);
+    json_close(members, &attributes);
+}
+
+static int check_message(const struct sqs_message *m, struct error *err)
+{
+    if (m->id.type != JSON_STRING || !m->id.len || m->receipt.type != JSON_STRING || !m->receipt.len)
         return error_set(err, ERROR_UNAVAILABLE,
                          "sqs ReceiveMessage: a message without MessageId or ReceiptHandle");
-    if (!json_member(value, "Body", &m.body) || m.body.type != JSON_STRING)
+    if (m->body.type != JSON_STRING)
         return error_set(err, ERROR_UNAVAILABLE, "sqs ReceiveMessage: message %.*s has no Body",
-                         (int)(m.id.len < 60 ? m.id.len : 60), m.id.text);
-    m.sent_ms = read_sent(value);
+                         (int)(m->id.len < 60 ? m->id.len : 60), m->id.text);
+    return 0;
+}
+
+static int read_message(struct json_iter *list, struct sqs_message *ret_message, struct error *err)
+{
+    struct json_iter members;
+    struct json_value name, value;
+    struct sqs_message m = {0};
+    json_open(list, &members);
+    while (json_next_open(&members, &name, &value)) {
+        if (json_equals(&name, "MessageId", 9))
+            m.id = value;
+        else if (json_equals(&name, "ReceiptHandle", 13))
+            m.receipt = value;
+        else if (json_equals(&name, "Body", 4))
+            m.body = value;
+        else if (json_equals(&name, "Attributes", 10) && value.type == JSON_OBJECT)
+            read_attributes(&members, &m);
+    }
+    json_close(list, &members);
     *ret_message = m;
+    return check_message(&m, err);
+}
+
+static int read_messages(struct json_iter *members, struct sqs_message ret_messages[SQS_BATCH], size_t *ret_n,
+                         struct error *err)
+{
+    struct json_iter list;
+    struct json_value name, value;
+    size_t n = 0;
+    json_open(members, &list);
+    while (json_next_open(&list, &name, &value)) {
+        if (n == SQS_BATCH)
+            return error_set(err, ERROR_UNAVAILABLE, "sqs ReceiveMessage: more than %d messages", SQS_BATCH);
+        if (value.type != JSON_OBJECT)
+            return error_set(err, ERROR_UNAVAILABLE, "sqs ReceiveMessage: a message is %s, not an object",
+                             json_type_name(value.type));
+        if (read_message(&list, &ret_messages[n++], err) < 0)
+            return -1;
+    }
+    json_close(members, &list);
+    *ret_n = n;
     return 0;
 }
 
 int sqs_wire_messages(const char *text, size_t len, struct sqs_message ret_messages[SQS_BATCH], size_t *ret_n,
                       struct error *err)
 {
-    struct json_value root, list, name, value;
-    struct json_iter iter;
+    struct json_value root, name, value;
+    struct json_iter members;
     struct error wrong;
-    size_t n = 0;
     *ret_n = 0;
     if (!len) /* some servers answer so when there is nothing */
         return 0;
     if (json_scan(text, len, &root, &wrong) < 0 || root.type != JSON_OBJECT)
         return error_set(err, ERROR_UNAVAILABLE, "sqs ReceiveMessage: the answer is no JSON object");
-    if (json_member(&root, "Messages", &list) && list.type != JSON_NULL) {
-        if (list.type != JSON_ARRAY)
+    json_iter_init(&members, &root);
+    while (json_next_open(&members, &name, &value)) {
+        if (value.type == JSON_NULL || !json_equals(&name, "Messages", 8))
+            continue;
+        if (value.type != JSON_ARRAY)
             return error_set(err, ERROR_UNAVAILABLE, "sqs ReceiveMessage: Messages is no array");
-        json_iter_init(&iter, &list);
-        while (json_next(&iter, &name, &value)) {
-            if (n == SQS_BATCH)
-                return error_set(err, ERROR_UNAVAILABLE, "sqs ReceiveMessage: more than %d messages",
-                                 SQS_BATCH);
-            if (read_message(&value, &ret_messages[n++], err) < 0)
-                return -1;
-        }
+        if (read_messages(&members, ret_messages, ret_n, err) < 0)
+            return -1;
     }
-    *ret_n = n;
     return 0;
 }
 
