@@ -12,6 +12,8 @@
 #include "tests/support/fake_http.h"
 
 #define WAITING_MOST 64 /* long polls */
+#define LATE_MOST 128   /* requests that come late */
+#define TICK (50 * CLOCK_MS)
 #define SENT_MOST 4096
 #define NONE UINT32_MAX
 
@@ -46,10 +48,15 @@ struct fake_sqs {
     uint32_t group_flying[256];
     struct waiting waiting[WAITING_MOST];
     size_t n_waiting;
+    uint64_t latency_ns;
+    struct waiting late[LATE_MOST]; /* in the order of their times */
+    size_t n_late;
     struct fake_sqs_faults faults;
     struct fake_sqs_counts counts;
     char *sent[SENT_MOST];
     size_t n_sent;
+    unsigned key;   /* of the last request */
+    char token[64]; /* likewise */
 };
 
 /* --- the queue; all of it requires the lock --- */
@@ -378,13 +385,35 @@ static bool carry_out(struct fake_sqs *f, const struct fake_request *r, const ch
     return true;
 }
 
+/* Puts a request off that has not been under way for long enough. */
+static bool delay(struct fake_sqs *f, const struct fake_request *r)
+{
+    uint64_t until_ns = r->since_ns + f->latency_ns;
+    if (!f->latency_ns || f->stopping || clock_now_ns() >= until_ns || f->n_late == LATE_MOST)
+        return false;
+    f->late[f->n_late++] = (struct waiting){r->connection, until_ns};
+    pthread_cond_signal(&f->changed);
+    return true;
+}
+
+static void note_key(struct fake_sqs *f, const struct fake_request *r)
+{
+    static const char mark[] = "Credential=AKID";
+    const char *authorization = fake_http_header(r, "Authorization");
+    const char *token = fake_http_header(r, "X-Amz-Security-Token");
+    const char *at = authorization ? strstr(authorization, mark) : NULL;
+    f->key = at ? (unsigned)strtoul(at + sizeof mark - 1, NULL, 10) : 0;
+    snprintf(f->token, sizeof f->token, "%s", token ? token : "");
+}
+
 static bool serve(void *data, const struct fake_request *r, struct fake_answer *answer)
 {
     struct fake_sqs *f = data;
     const char *target = fake_http_header(r, "X-Amz-Target");
     const char *operation = target && !strncmp(target, "AmazonSQS.", 10) ? target + 10 : "";
     pthread_mutex_lock(&f->lock);
-    bool answered = fails(f, operation, answer) || carry_out(f, r, operation, answer);
+    note_key(f, r);
+    bool answered = !delay(f, r) && (fails(f, operation, answer) || carry_out(f, r, operation, answer));
     if (answered && f->faults.lose_answers && answer->status == 200) {
         f->faults.lose_answers--;
         answer->status = 0;
@@ -395,19 +424,35 @@ static bool serve(void *data, const struct fake_request *r, struct fake_answer *
 
 /* --- time --- */
 
+/* Lets requests on whose latency is over; returns when the next one's is. */
+static uint64_t resume_late(struct fake_sqs *f, uint64_t now)
+{
+    size_t n = 0;
+    while (n < f->n_late && (f->stopping || f->late[n].until_ns <= now))
+        fake_http_resume(f->late[n++].connection);
+    f->n_late -= n;
+    memmove(f->late, f->late + n, f->n_late * sizeof f->late[0]);
+    return f->n_late ? f->late[0].until_ns : UINT64_MAX;
+}
+
 /* Answers long polls whose time is over, and looks for messages whose is. */
 static void *tick(void *data)
 {
     struct fake_sqs *f = data;
+    uint64_t looked = 0;
     pthread_mutex_lock(&f->lock);
-    while (!f->stopping || f->n_waiting) {
+    while (!f->stopping || f->n_waiting || f->n_late) {
         uint64_t now = clock_now_ns();
-        if (f->n_waiting)
+        uint64_t next = resume_late(f, now);
+        if (f->n_waiting && (f->stopping || now >= looked + TICK / 2)) {
+            looked = now;
             expire(f, now);
+        }
         while (f->n_waiting && (f->stopping || f->waiting[0].until_ns <= now))
             wake_one(f);
-        uint64_t next = clock_unix_ns() + 50 * CLOCK_MS;
-        struct timespec until = {.tv_sec = (time_t)(next / CLOCK_S), .tv_nsec = (long)(next % CLOCK_S)};
+        uint64_t delay_ns = next > now + TICK ? TICK : next - now;
+        uint64_t at = clock_unix_ns() + delay_ns;
+        struct timespec until = {.tv_sec = (time_t)(at / CLOCK_S), .tv_nsec = (long)(at % CLOCK_S)};
         pthread_cond_timedwait(&f->changed, &f->lock, &until);
     }
     pthread_mutex_unlock(&f->lock);
@@ -460,6 +505,13 @@ int fake_sqs_port(const struct fake_sqs *f)
     return fake_http_port(f->http);
 }
 
+void fake_sqs_set_latency(struct fake_sqs *f, uint64_t latency_ns)
+{
+    pthread_mutex_lock(&f->lock);
+    f->latency_ns = latency_ns;
+    pthread_mutex_unlock(&f->lock);
+}
+
 void fake_sqs_put(struct fake_sqs *f, const char *body, size_t len, const char *group)
 {
     BUFFER_AUTO text = BUFFER_INIT;
@@ -495,6 +547,14 @@ struct fake_sqs_counts fake_sqs_counts(struct fake_sqs *f)
     struct fake_sqs_counts counts = f->counts;
     pthread_mutex_unlock(&f->lock);
     return counts;
+}
+
+unsigned fake_sqs_key(struct fake_sqs *f, const char *session_token)
+{
+    pthread_mutex_lock(&f->lock);
+    unsigned key = strcmp(f->token, session_token) ? 0 : f->key;
+    pthread_mutex_unlock(&f->lock);
+    return key;
 }
 
 size_t fake_sqs_left(struct fake_sqs *f)

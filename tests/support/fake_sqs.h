@@ -33,11 +33,16 @@ struct fake_sqs_counts {
 /* visibility_s: of the queue. NULL with the reason on standard error. */
 struct fake_sqs *fake_sqs_start(bool fifo, unsigned visibility_s);
 void fake_sqs_stop(struct fake_sqs *fake); /* NULL is fine */
+/* From now on every request is looked at so long after it came, as if the server were far away. */
+void fake_sqs_set_latency(struct fake_sqs *fake, uint64_t latency_ns);
 int fake_sqs_port(const struct fake_sqs *fake);
 /* Puts a message into the queue; group: of a FIFO queue, "" else. Its id is a UUID made of its number. */
 void fake_sqs_put(struct fake_sqs *fake, const char *body, size_t len, const char *group);
 void fake_sqs_set(struct fake_sqs *fake, const struct fake_sqs_faults *faults);
 struct fake_sqs_counts fake_sqs_counts(struct fake_sqs *fake);
+/* The access key id that signed the last request, if it came with this session token; else 0. Ids are "AKID"
+ * and a number. */
+unsigned fake_sqs_key(struct fake_sqs *fake, const char *session_token);
 /* Messages in the queue, in flight or not. */
 size_t fake_sqs_left(struct fake_sqs *fake);
 /* Those of the latter that are in flight. */
