@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -10,6 +11,8 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "common/clock.h"
+#include "tests/support/fake_http.h"
 #include "tests/support/fake_sqs.h"
 #include "tests/support/sqs_server.h"
 #include "tests/support/worker_bed.h"
@@ -460,18 +463,116 @@ static void test_signature(void **state)
     sqs_server_done(&moto);
 }
 
+/* --- the credentials of a role --- */
+
+#define ROLE_SECRET "the-role-secret"
+#define ROLE_TOKEN "the-role-token"
+#define ROLE_AUTHORIZATION "the-authorization"
+
+/* What gives a container the credentials of its role. */
+struct agent {
+    struct fake_http *http;
+    _Atomic bool down;
+    _Atomic unsigned served; /* credentials */
+    _Atomic unsigned life_s; /* of them */
+};
+
+static bool serve_credentials(void *data, const struct fake_request *r, struct fake_answer *answer)
+{
+    struct agent *agent = data;
+    const char *authorization = fake_http_header(r, "Authorization");
+    char end[CLOCK_ISO_MAX];
+    clock_iso(clock_unix_ns() + agent->life_s * CLOCK_S, end);
+    answer->status = agent->down ? 500 : 200;
+    if (!authorization || strcmp(authorization, ROLE_AUTHORIZATION) != 0)
+        answer->status = 401;
+    if (answer->status == 200)
+        buffer_printf(&answer->body,
+                      "{\"AccessKeyId\":\"AKID%u\",\"SecretAccessKey\":\"" ROLE_SECRET
+                      "\",\"Token\":\"" ROLE_TOKEN "\",\"Expiration\":\"%s\"}",
+                      ++agent->served, end);
+    return true;
+}
+
+static void start_agent(struct agent *agent)
+{
+    char url[64];
+    agent->http = fake_http_start(serve_credentials, agent);
+    assert_non_null(agent->http);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d/credentials", fake_http_port(agent->http));
+    setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url, 1);
+    setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", ROLE_AUTHORIZATION, 1);
+}
+
+static void stop_agent(struct agent *agent)
+{
+    unsetenv("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+    unsetenv("AWS_CONTAINER_AUTHORIZATION_TOKEN");
+    fake_http_stop(agent->http);
+}
+
+static void role_source(const struct worker_bed *bed)
+{
+    char document[320];
+    snprintf(document, sizeof document,
+             "{\"name\":\"sqs\",\"class\":\"SQSEventSource\",\"parameters\":{\"region\":\"us-east-1\","
+             "\"queue\":\"events\",\"endpoint\":\"http://127.0.0.1:%d\",\"wait_seconds\":1}}",
+             fake_sqs_port(queue));
+    assert_int_equal(workspace_put_source(&bed->workspace, "sqs", document), 0);
+}
+
+/* They are there late, are renewed before they expire, expire while there are no others, and come again. */
+static void test_role(void **state)
+{
+    struct worker_bed *bed = *state;
+    static struct agent agent = {.down = true, .life_s = 301}; /* they are renewed 300 s before the end */
+    start_agent(&agent);
+    role_source(bed);
+    put(0, 20);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_logged(bed, "credentials of the container role"));
+    assert_true(worker_bed_logged(bed, "source=sqs state=unavailable"));
+    agent.down = false;
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 20);
+    AWAIT_BED(bed, fake_sqs_key(queue, ROLE_TOKEN) >= 2);
+    agent.life_s = 2;
+    unsigned renewed = agent.served;
+    AWAIT_BED(bed, fake_sqs_key(queue, ROLE_TOKEN) > renewed);
+    agent.down = true;
+    unsigned failures = process_log_count(&bed->worker, "credentials of the container role");
+    AWAIT_BED(bed, process_log_count(&bed->worker, "credentials of the container role") > failures);
+    put(20, 20);
+    agent.life_s = 3600;
+    agent.down = false;
+    finish(bed, 40);
+    stop_agent(&agent);
+    assert_int_equal(fake_sqs_key(queue, ROLE_TOKEN), agent.served);
+    assert_false(worker_bed_logged(bed, ROLE_SECRET));
+    assert_false(worker_bed_logged(bed, ROLE_TOKEN));
+    assert_false(worker_bed_logged(bed, ROLE_AUTHORIZATION));
+}
+
 int main(int argc, char **argv)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_partial_failures), CASE(test_void_receipts),
-        CASE(test_late_deletions),   CASE(test_endless_backlog),
-        CASE(test_throttled),        CASE(test_lost_answers),
-        CASE(test_queue_gone),       CASE(test_refused),
-        CASE(test_extended),         CASE(test_let_go),
-        CASE(test_lambda_record),    CASE(test_publish_fifo),
-        CASE(test_publish_refused),  CASE(test_fifo_killed),
-        cmocka_unit_test(test_fifo), cmocka_unit_test(test_signature),
+        CASE(test_partial_failures),
+        CASE(test_void_receipts),
+        CASE(test_late_deletions),
+        CASE(test_endless_backlog),
+        CASE(test_throttled),
+        CASE(test_lost_answers),
+        CASE(test_queue_gone),
+        CASE(test_refused),
+        CASE(test_extended),
+        CASE(test_let_go),
+        CASE(test_lambda_record),
+        CASE(test_publish_fifo),
+        CASE(test_publish_refused),
+        CASE(test_fifo_killed),
+        CASE(test_role),
+        cmocka_unit_test(test_fifo),
+        cmocka_unit_test(test_signature),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");
