@@ -369,8 +369,8 @@ static void test_parse_refused(void **state)
     (void)state;
     assert_parse_refused("", "invalid JSON at byte 0");
     assert_parse_refused("{\"id\":\"1\",}", "invalid JSON at byte 10");
-    assert_parse_refused("[]", "must be a JSON object, not array");
-    assert_parse_refused("\"event\"", "not string");
+    assert_parse_refused("[]", "must be a JSON object, not an array");
+    assert_parse_refused("\"event\"", "not a string");
     assert_parse_refused("{\"id\":\"1\",\"id\":\"2\"}", "attribute id: given twice");
     assert_parse_refused("{\"id\":\"1\",\"\\u0069d\":\"2\"}", "attribute id: given twice");
     assert_parse_refused("{\"e\":\"1\",\"e\":2}", "attribute e: given twice");
