@@ -129,6 +129,16 @@ static void set_offset(const char *path, const char *offset)
     assert_int_equal(rename(temporary, path), 0);
 }
 
+/* What libfaketime leaves of a process that does not end by exit(). */
+static void remove_shared(pid_t pid)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/dev/shm/faketime_shm_%d", (int)pid);
+    unlink(path);
+    snprintf(path, sizeof path, "/dev/shm/sem.faketime_sem_%d", (int)pid);
+    unlink(path);
+}
+
 /* The wall clock is set, and the monotonic one is not. */
 static void test_clock_is_set(void **state)
 {
@@ -154,6 +164,9 @@ static void test_clock_is_set(void **state)
     set_offset(path, "+3700"); /* on: all come */
     AWAIT_BED(bed, done(bed) && worker_bed_counter(bed, "count") == TIMERS + 1);
     print_message("noticed after %llu ms\n", (unsigned long long)((clock_now_ns() - start) / CLOCK_MS));
+    pid_t pid = bed->worker.pid;
+    worker_bed_stop(bed);
+    remove_shared(pid);
 }
 
 int main(int argc, char **argv)
