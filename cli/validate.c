@@ -147,6 +147,44 @@ static void check_limit(struct json_object *trigger, const char *where, const ch
                      member, SHOWN_MAX, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN));
 }
 
+static bool activated_by(struct json_object *trigger, const char *subject)
+{
+    struct json_object *events = output_member(trigger, "activation_events");
+    for (size_t i = 0; i < output_length(events); i++) {
+        const char *own = output_text(json_object_array_get_idx(events, i), "subject");
+        if (strcmp(own, subject) == 0 || strcmp(own, "*") == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A task is counted by the subject of the event of its end, which has to come here. */
+static void check_dependencies(struct json_object *trigger, const char *where, struct findings *findings)
+{
+    struct json_object *tasks = output_member(output_member(trigger, "context"), "dependencies");
+    struct json_object *events = output_member(trigger, "activation_events");
+    if (!json_object_is_type(tasks, json_type_object)) {
+        findings_add(findings, FINDING_ERROR, where, "its condition needs context.dependencies, an object");
+        return;
+    }
+    json_object_object_foreach(tasks, task, progress)
+    {
+        (void)progress;
+        if (!activated_by(trigger, task))
+            findings_add(findings, FINDING_WARNING, where,
+                         "it depends on %.*s, but no event with that subject activates it: it never fires",
+                         SHOWN_MAX, task);
+    }
+    for (size_t i = 0; json_object_object_length(tasks) && i < output_length(events); i++) {
+        const char *subject = output_text(json_object_array_get_idx(events, i), "subject");
+        if (strcmp(subject, "*") != 0 && !output_member(tasks, subject))
+            findings_add(
+                findings, FINDING_WARNING, where,
+                "it is activated by the subject %.*s, which is not among its dependencies: not counted",
+                SHOWN_MAX, subject);
+    }
+}
+
 static void check_condition(struct json_object *trigger, const char *where, struct findings *findings)
 {
     const char *name = output_text(output_member(trigger, "condition"), "name");
@@ -158,10 +196,8 @@ static void check_condition(struct json_object *trigger, const char *where, stru
         check_limit(trigger, where, "total_activations", false, findings);
     else if (strcmp(name, "COUNTER_THRESHOLD") == 0)
         check_limit(trigger, where, "threshold", true, findings);
-    else if (strcmp(name, "DAG_TASK_JOIN") == 0 &&
-             !json_object_is_type(output_member(output_member(trigger, "context"), "dependencies"),
-                                  json_type_object))
-        findings_add(findings, FINDING_ERROR, where, "its condition needs context.dependencies, an object");
+    else if (strcmp(name, "DAG_TASK_JOIN") == 0)
+        check_dependencies(trigger, where, findings);
 }
 
 static bool has_source(const struct manifest *m, const char *name)

@@ -86,6 +86,15 @@ static void test_structure(void **state)
          "error trigger t: unknown condition JION"},
         {HTTP "  t: {activation_events: [a], condition: TRUE, action: EMITT}\n",
          "error trigger t: unknown action EMITT"},
+        {HTTP "  t: {activation_events: [{type: e, subject: a}], condition: DAG_TASK_JOIN, action: PASS}\n",
+         "error trigger t: its condition needs context.dependencies"},
+        {HTTP "  t: {activation_events: [{type: e, subject: a}], condition: DAG_TASK_JOIN, action: PASS,\n"
+              "      context: {dependencies: {a: {join: -1, counter: 0}, b: {join: -1, counter: 0}}}}\n",
+         "warning trigger t: it depends on b, but no event with that subject activates it"},
+        {HTTP "  t: {activation_events: [{type: e, subject: a}, {type: e, subject: b}], condition: "
+              "DAG_TASK_JOIN,\n"
+              "      action: PASS, context: {dependencies: {a: {join: -1, counter: 0}}}}\n",
+         "warning trigger t: it is activated by the subject b, which is not among its dependencies"},
         {HTTP "  t: {activation_events: [a], condition: JOIN, action: PASS}\n",
          "error trigger t: its condition needs context.join"},
         {HTTP "  t: {activation_events: [a], condition: JOIN, context: {join: '3'}, action: PASS}\n",

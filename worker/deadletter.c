@@ -61,6 +61,13 @@ void dead_letter_unmatched(const struct cloudevent *event, char ret_detail[DEAD_
              subject.len ? subject.text : "\"\"");
 }
 
+void dead_letter_no_target(const struct cloudevent *carrier, char ret_detail[DEAD_LETTER_DETAIL])
+{
+    struct cloudevent_span id = carrier->attribute[CE_SUBJECT];
+    snprintf(ret_detail, DEAD_LETTER_DETAIL, "there is no trigger %.*s whose context could be written to",
+             shown(id), id.text ? id.text : "");
+}
+
 void dead_letter_add(const struct dead_letter *letter, struct changes *out)
 {
     char time[CLOCK_ISO_MAX];

@@ -27,5 +27,7 @@ struct dead_letter {
 
 /* The detail of an event that no trigger is for: names its type and subject, of each at most 80 bytes. */
 void dead_letter_unmatched(const struct cloudevent *event, char ret_detail[DEAD_LETTER_DETAIL]);
+/* The same for a write into the context of a trigger, whose id is the carrier's subject. */
+void dead_letter_no_target(const struct cloudevent *carrier, char ret_detail[DEAD_LETTER_DETAIL]);
 /* Adds the letter with an empty key: the checkpoint numbers it. Logs it. */
 void dead_letter_add(const struct dead_letter *letter, struct changes *out);

@@ -167,14 +167,17 @@ void worker_finished(struct worker *worker, const char *trigger)
     post(worker, &text);
 }
 
-void worker_failed(struct worker *worker, const char *reason, const char *error)
+void worker_failed(struct worker *worker, const char *reason, const char *error, bool expected)
 {
     BUFFER_AUTO text = BUFFER_INIT;
     begin_message(worker, "failed", &text);
     text_member(&text, "reason", reason);
     text_member(&text, "error", error);
     buffer_append_char(&text, '}');
-    log_error("worker_failed", LOG_STR("reason", reason), LOG_STR("error", error));
+    if (expected)
+        log_info("worker_failed", LOG_STR("reason", reason), LOG_STR("error", error));
+    else
+        log_error("worker_failed", LOG_STR("reason", reason), LOG_STR("error", error));
     post(worker, &text);
 }
 
@@ -489,7 +492,7 @@ int worker_run(const struct worker_options *options)
     if (assemble(w, options, &err) < 0) {
         log_error("worker_start", LOG_STR("error", err.message));
         if (w->status_fd >= 0 && w->loop)
-            worker_failed(w, "error", err.message), flush_messages(w);
+            worker_failed(w, "error", err.message, false), flush_messages(w);
         if (err.code == ERROR_INVALID)
             status = IPC_EXIT_USAGE;
     } else {

@@ -94,7 +94,8 @@ int worker_run(const struct worker_options *options);
 /* Messages to the supervisor (common/ipc.h), sent by the main thread. Thread: any. */
 void worker_ready(struct worker *worker);
 void worker_finished(struct worker *worker, const char *trigger);
-void worker_failed(struct worker *worker, const char *reason, const char *error);
+/* expected: it is what was asked for, and is logged as no error. */
+void worker_failed(struct worker *worker, const char *reason, const char *error, bool expected);
 /* The answer to a request (common/ipc.h); id below zero: nobody waits for it. Thread: checkpoint. */
 void worker_answer(struct worker *worker, int64_t id, uint64_t count);
 void worker_refuse(struct worker *worker, int64_t id, int status, const char *error);

@@ -195,7 +195,9 @@ void checkpoint_back_off(struct checkpoint *c, unsigned failures)
 void checkpoint_give_up(struct checkpoint *c, const char *reason, const struct error *err)
 {
     int status = !strcmp(reason, "fenced") || !strcmp(reason, "deleted") ? IPC_EXIT_FENCED : IPC_EXIT_ERROR;
-    worker_failed(c->worker, reason, err->message);
+    bool deleted =
+        !strcmp(reason, "deleted") && checkpoint_stopping(c); /* that is how workspaces are deleted */
+    worker_failed(c->worker, reason, err->message, deleted);
     report_state(c->worker->report, ARENA_FAILED);
     atomic_store(&c->exit_status, status);
 }

@@ -657,8 +657,11 @@ int source_deliver_write(struct source *source, const struct cloudevent *carrier
     } else if (!route_to_target(source, carrier, position)) {
         if (wait_triggers(source))
             return SOURCE_STOPPED;
-        if (!route_to_target(source, carrier, position))
-            dead_write(source, "no_trigger", "no trigger with this id can be written to", position, carrier);
+        if (!route_to_target(source, carrier, position)) {
+            char detail[DEAD_LETTER_DETAIL];
+            dead_letter_no_target(carrier, detail);
+            dead_write(source, "no_trigger", detail, position, carrier);
+        }
     }
     count_read(source, position);
     return 0;
