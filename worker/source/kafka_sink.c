@@ -30,6 +30,9 @@
 #define CLOSE_NS CLOCK_S /* for librdkafka to give up what it has */
 #define CREATE_MS 10000
 #define KEEP_BODY (1u << 20)
+#define PAUSE_FIRST (100 * CLOCK_MS) /* between two producers that come to their end, doubling */
+#define PAUSE_LONGEST (10 * CLOCK_S)
+#define CORRUPT_ATTEMPTS 5       /* so often what was damaged on its way is tried again */
 #define ALONE_FOR (30 * CLOCK_S) /* longer than the executor's longest pause before another attempt */
 
 struct kafka_sink {
@@ -37,13 +40,16 @@ struct kafka_sink {
     struct executor *executor;
     char *name;
     struct kafka_parameters parameters;
-    rd_kafka_t *rk;            /* NULL: could not be made anew */
+    rd_kafka_t *rk;            /* NULL: it has come to its end, and another one is not made yet */
     rd_kafka_queue_t *main;    /* delivery reports */
     rd_kafka_queue_t *answers; /* of making the topic */
     int event_fd;              /* readable when something came into either */
     bool creating;
     bool broken; /* a fatal error: it needs another producer */
     bool warned;
+    char fatal[sizeof((struct error *)NULL)->message]; /* the last one */
+    uint64_t pause_ns;           /* before another producer; 0: the last one has published something */
+    uint64_t closed_ns;          /* until then there is none */
     uint64_t alone_ns;           /* until then, each event is sent by itself */
     struct intent *lone;         /* the one that is on its way so */
     struct intent_queue waiting; /* for room in librdkafka's queue */
@@ -109,12 +115,15 @@ static bool is_missing(rd_kafka_resp_err_t code)
            code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
 }
 
-/* Whether it would be refused again and again. */
-static bool is_final(rd_kafka_resp_err_t code)
+/* Whether it would be refused again and again. INVALID_MSG is one of both: damaged on its way, or nothing
+ * that the topic may hold. */
+static bool is_final(const struct intent *intent, rd_kafka_resp_err_t code)
 {
+    if (code == RD_KAFKA_RESP_ERR_INVALID_MSG)
+        return intent->attempts >= CORRUPT_ATTEMPTS;
     return code == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE || code == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE ||
-           code == RD_KAFKA_RESP_ERR_INVALID_MSG || code == RD_KAFKA_RESP_ERR_INVALID_RECORD ||
-           code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION || code == RD_KAFKA_RESP_ERR__INVALID_ARG ||
+           code == RD_KAFKA_RESP_ERR_INVALID_RECORD || code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION ||
+           code == RD_KAFKA_RESP_ERR__INVALID_ARG ||
            (kafka_topic_refused(code) && code != RD_KAFKA_RESP_ERR__AUTHENTICATION);
 }
 
@@ -131,7 +140,7 @@ static bool is_in_bad_company(struct kafka_sink *s, const struct intent *intent,
 static void fail(struct kafka_sink *s, struct intent *intent, rd_kafka_resp_err_t code, size_t len)
 {
     struct error err;
-    bool final = is_final(code) && !is_in_bad_company(s, intent, code);
+    bool final = is_final(intent, code) && !is_in_bad_company(s, intent, code);
     if (is_missing(code))
         create_topic(s);
     if (code == RD_KAFKA_RESP_ERR__FATAL)
@@ -163,6 +172,7 @@ static void on_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void
     if (s->warned)
         report_warning(executor_worker(s->executor)->report, "publish", NULL);
     s->warned = false;
+    s->pause_ns = 0;
     intent->final_position[0] = (uint64_t)message->partition;
     intent->final_position[1] = (uint64_t)message->offset;
     executor_done(s->executor, intent, EXECUTOR_DONE, NULL);
@@ -172,8 +182,10 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
     struct kafka_sink *s = opaque;
     (void)rk;
-    if (code == RD_KAFKA_RESP_ERR__FATAL)
+    if (code == RD_KAFKA_RESP_ERR__FATAL) {
         s->broken = true;
+        snprintf(s->fatal, sizeof s->fatal, "%s", reason);
+    }
     if (rd_kafka_outq_len(s->rk) > 0) /* else nobody is kept waiting */
         warn(s, reason);
 }
@@ -313,41 +325,69 @@ static bool is_purged(struct kafka_sink *s)
     return rd_kafka_outq_len(s->rk) == 0;
 }
 
+/* Those that wait are to be tried again later. */
+static void give_back(struct kafka_sink *s, const char *why)
+{
+    struct error err;
+    struct intent *intent;
+    while ((intent = intent_queue_take(&s->waiting))) {
+        error_set(&err, ERROR_UNAVAILABLE, "%s", why);
+        finish(s, intent, EXECUTOR_RETRY, &err);
+    }
+}
+
+/* After a fatal error. If it is the cluster's last word (it may refuse the producer itself), the next one
+ * ends like this one: so that one is not made before there is something to publish, nor before a pause. */
+static void end_producer(struct kafka_sink *s)
+{
+    if (!is_purged(s))
+        return;
+    close_producer(s);
+    s->pause_ns = s->pause_ns ? s->pause_ns * 2 : PAUSE_FIRST;
+    if (s->pause_ns > PAUSE_LONGEST)
+        s->pause_ns = PAUSE_LONGEST;
+    s->closed_ns = clock_now_ns() + s->pause_ns;
+    give_back(s, s->fatal);
+}
+
+/* Whether there is a producer, made now if need be. */
+static bool has_producer(struct kafka_sink *s)
+{
+    struct error err;
+    if (s->rk)
+        return true;
+    if (clock_now_ns() < s->closed_ns)
+        return false;
+    if (open_producer(s, &err) == 0)
+        return true;
+    snprintf(s->fatal, sizeof s->fatal, "%s", err.message);
+    warn(s, s->fatal);
+    return false;
+}
+
 static void on_event(void *data, uint32_t events)
 {
     struct kafka_sink *s = data;
-    struct error err;
     uint64_t count;
     (void)events;
     if (read(s->event_fd, &count, sizeof count) < 0 && errno != EAGAIN)
         log_warn("publish", LOG_STR("source", s->name), LOG_STR("error", strerror(errno)));
+    if (!s->rk)
+        return;
     while (rd_kafka_poll(s->rk, 0) > 0)
         continue;
     hear_created(s);
-    if (s->broken && is_purged(s)) {
-        close_producer(s);
-        if (open_producer(s, &err) < 0)
-            warn(s, err.message);
-    }
+    if (s->broken)
+        end_producer(s);
     pump(s);
 }
 
 /* --- the sink --- */
 
-static void give_back(struct kafka_sink *s)
-{
-    struct error err;
-    struct intent *intent;
-    while ((intent = intent_queue_take(&s->waiting))) {
-        error_set(&err, ERROR_UNAVAILABLE, "was changed or removed");
-        finish(s, intent, EXECUTOR_RETRY, &err);
-    }
-}
-
 static void destroy(struct kafka_sink *s)
 {
     close_producer(s);
-    give_back(s);
+    give_back(s, "was changed or removed");
     if (s->event_fd >= 0)
         close(s->event_fd);
     kafka_parameters_done(&s->parameters);
@@ -385,7 +425,10 @@ void kafka_sink_publish(struct sink *sink, struct intent *intent)
 {
     struct kafka_sink *s = (struct kafka_sink *)sink;
     intent_queue_append(&s->waiting, intent);
-    pump(s);
+    if (has_producer(s))
+        pump(s);
+    else
+        give_back(s, s->fatal);
 }
 
 void kafka_sink_close(struct sink *sink)
