@@ -19,7 +19,7 @@ struct kafka_server {
     pid_t pid; /* 0: not running */
     int port[KAFKA_LISTENERS];
     char dir[64];
-    char brokers[32]; /* of the plain listener, as host:port */
+    char brokers[128]; /* of the plain listener, as host:port */
     int proxy_port;
     rd_kafka_t *admin;  /* a producer, made when needed */
     rd_kafka_t *member; /* of the group asked for last */

@@ -70,8 +70,8 @@ static void *destroy_main(void *data)
     return NULL;
 }
 
-/* librdkafka 2.0 may wait for ever for a thread of its own after a partition has gone (it counts a broker as
- * still in use). That must not keep the worker: then it is left alone, with all that it may still look at.
+/* librdkafka has had faults by which it waits for ever for a thread of its own (kafka_assign.c, `empty`,
+ * knows one). That must not keep the worker: then it is left alone, with all that it may still look at.
  * Returns whether it has ended. */
 static bool destroy_consumer(struct source *source)
 {
@@ -223,7 +223,7 @@ static void acknowledge(struct source *source)
 static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
     const struct kafka_source *s = rd_kafka_opaque(rk);
-    kafka_log(s->name, level, facility, text, s->reading);
+    kafka_log(s->name, level, facility, text, s->well);
 }
 
 /* Thread: source, while it takes messages off the queue. */
@@ -237,6 +237,8 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
         kafka_reason(s->reason, sizeof s->reason, reason);
     if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || code == RD_KAFKA_RESP_ERR__AUTHENTICATION)
         kafka_check_soon(s);
+    else
+        kafka_check_later(s);
 }
 
 /* A setting in milliseconds; `otherwise` where it is 0 or negative. */
@@ -284,6 +286,7 @@ static int make_consumer(struct source *source, struct error *err)
     rd_kafka_conf_set_log_cb(conf, on_log);
     rd_kafka_conf_set_error_cb(conf, on_error);
     rd_kafka_conf_set_offset_commit_cb(conf, kafka_commit_done);
+    s->report = source->worker->report;
     s->check_every_ns = interval(conf, "topic.metadata.refresh.interval.ms", 3600 * CLOCK_S);
     s->commit_every_ns = interval(conf, "auto.commit.interval.ms", 0);
     if (s->parameters.tls && try_consumer(&s->parameters, conf, err) < 0) {
@@ -354,6 +357,7 @@ static void hear(struct source *source, const rd_kafka_message_t *message, struc
     struct kafka_source *s = source->state;
     switch (message->err) {
     case RD_KAFKA_RESP_ERR__PARTITION_EOF:
+        kafka_recovered(s, p);
         p->verifying = false;
         p->high = message->offset;
         if (message->offset > p->next) /* what lay between is no event */
@@ -365,9 +369,10 @@ static void hear(struct source *source, const rd_kafka_message_t *message, struc
         p->astray = true;
         kafka_check_soon(s);
         break;
-    default:
-        snprintf(s->reason, sizeof s->reason, "topic %s: %s", s->parameters.topic,
-                 rd_kafka_message_errstr(message));
+    default: /* librdkafka may tell it but once, and never that it is over */
+        snprintf(s->failure, sizeof s->failure, "topic %s, partition %d: %s", s->parameters.topic,
+                 (int)message->partition, rd_kafka_message_errstr(message));
+        p->failing = true;
         kafka_check_soon(s);
     }
 }
@@ -407,6 +412,7 @@ static int take(struct source *source, const rd_kafka_message_t *message, struct
         hear(source, message, p);
         return 0;
     }
+    kafka_recovered(s, p);
     return is_old(s, message, p) ? 0 : deliver(source, message, p, event);
 }
 

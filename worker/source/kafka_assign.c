@@ -10,6 +10,10 @@
  *     otherwise: from the last record that was delivered, if it is still there, so that it can be compared;
  * it is not delivered again (kafka.c). Another one there: the topic was made anew
  *
+ * So do those from which librdkafka could not fetch, until it can: it does not tell when that is, but once
+ * the partition is given to it anew, either a record or the end comes, or the error again. One that no broker
+ * leads is left as it is. The state tells of both; the other partitions are read meanwhile.
+ *
  * A topic that is not there may only be so for a moment, while a broker starts. Positions are kept then, and
  * looked at when it is back; only when we make it anew ourselves is it certain that they mean nothing. */
 #include "worker/source/kafka_internal.h"
@@ -38,9 +42,29 @@ void kafka_check_soon(struct kafka_source *s)
         s->check_ns = 0;
 }
 
+void kafka_check_later(struct kafka_source *s)
+{
+    uint64_t then = clock_coarse_ns() + CLOCK_S;
+    if (!s->failures && s->check_ns > then)
+        s->check_ns = then;
+}
+
+void kafka_recovered(struct kafka_source *s, struct kafka_partition *p)
+{
+    if (!p->failing)
+        return;
+    p->failing = false;
+    s->check_ns = 0;
+}
+
+static int call_ms(const struct kafka_source *s)
+{
+    return KAFKA_CALL_MS << s->patience;
+}
+
 static struct error *trouble(struct kafka_source *s, struct error *err)
 {
-    if (s->reason[0] && err->code == ERROR_UNAVAILABLE)
+    if (s->reason[0] && (err->code == ERROR_UNAVAILABLE || err->code == ERROR_LIMIT))
         error_set(err, ERROR_UNAVAILABLE, "%s", s->reason);
     return err;
 }
@@ -50,7 +74,7 @@ static void retry_later(struct source *source, const struct error *err)
     struct kafka_source *s = source->state;
     uint64_t delay = RETRY_FIRST << (s->failures < 6 ? s->failures : 6);
     s->failures++;
-    s->reading = false;
+    s->well = false;
     s->check_ns = clock_coarse_ns() + (delay < RETRY_LONGEST ? delay : RETRY_LONGEST);
     arena_add(&source->stats->reconnects, 1);
     source_set_state(source, ARENA_SOURCE_UNAVAILABLE, err->message);
@@ -60,7 +84,7 @@ static void fail(struct source *source, const char *why)
 {
     struct kafka_source *s = source->state;
     s->failed = true;
-    s->reading = false;
+    s->reading = s->well = false;
     source_set_state(source, ARENA_SOURCE_FAILED, why);
 }
 
@@ -90,7 +114,7 @@ static int unassign(struct source *source, bool questionable_only, struct error 
         return error_set(err, ERROR_MEMORY, "out of memory");
     for (size_t i = 0; i < s->partitions.n; i++) {
         const struct kafka_partition *p = &s->partitions.list[i];
-        if (p->assigned && (!questionable_only || p->another || p->astray))
+        if (p->assigned && (!questionable_only || p->another || p->astray || p->failing))
             rd_kafka_topic_partition_list_add(list, s->parameters.topic, (int32_t)i);
     }
     if (list->cnt)
@@ -216,7 +240,7 @@ static int decide_all(struct source *source, const struct kafka_bounds *bounds, 
 
 /* --- the topic --- */
 
-/* Its partitions that librdkafka does not read, or not rightly. */
+/* Those of its partitions that librdkafka does not read, or not rightly, and that can be read. */
 static size_t questionable(const struct kafka_source *s, size_t from, struct kafka_bounds *to,
                            size_t *ret_next)
 {
@@ -224,7 +248,7 @@ static size_t questionable(const struct kafka_source *s, size_t from, struct kaf
     size_t i = from;
     for (; i < s->n_seen && n < BOUNDS_AT_ONCE; i++) {
         const struct kafka_partition *p = &s->partitions.list[i];
-        if (!p->assigned || p->another || p->astray)
+        if (!p->leaderless && (!p->assigned || p->another || p->astray || p->failing))
             to[n++] = (struct kafka_bounds){.partition = i};
     }
     *ret_next = i;
@@ -256,12 +280,23 @@ static void settle(struct source *source)
     checkpoint_changed(source->worker->checkpoint);
 }
 
+static bool leaderless(const struct kafka_source *s, struct error *err)
+{
+    for (size_t i = 0; i < s->n_seen; i++)
+        if (s->partitions.list[i].leaderless) {
+            error_set(err, ERROR_UNAVAILABLE, "topic %s: partition %zu has no leader", s->parameters.topic,
+                      i);
+            return true;
+        }
+    return false;
+}
+
 /* Reads what is not read yet. 0; 1 stopped; -1. */
 static int take_up(struct source *source, struct error *err)
 {
     struct kafka_source *s = source->state;
     bool first = !s->begun || s->from;
-    int r = unassign(source, true, err);
+    int r = first && leaderless(s, err) ? -1 : unassign(source, true, err);
     struct kafka_bounds *bounds = malloc(BOUNDS_AT_ONCE * sizeof *bounds);
     if (!bounds)
         return error_set(err, ERROR_MEMORY, "out of memory");
@@ -272,7 +307,7 @@ static int take_up(struct source *source, struct error *err)
         arena_beat(source->life, clock_coarse_ns());
         r = source_stopping(source) ? error_set(err, ERROR_UNAVAILABLE, "it stops")
                                     : kafka_topic_bounds(s->rk, s->parameters.topic, bounds, n,
-                                                         first && !s->from, KAFKA_CALL_MS, err);
+                                                         first && !s->from, call_ms(s), err);
         if (!r)
             r = decide_all(source, bounds, n, first);
         if (!r)
@@ -316,7 +351,7 @@ static bool other_cluster(struct source *source)
 
 /* The topic is there, with n partitions. Fewer than before: another topic, or a broker that does not know
  * yet; all are compared with what was read. 0; 1 stopped; -1. */
-static int see_topic(struct source *source, size_t n, struct error *err)
+static int see_topic(struct source *source, size_t n, const bool *led, struct error *err)
 {
     struct kafka_source *s = source->state;
     int r = 0;
@@ -331,6 +366,8 @@ static int see_topic(struct source *source, size_t n, struct error *err)
         r = kafka_partitions_resize(&s->partitions, n, err);
         pthread_mutex_unlock(&source->emit);
     }
+    for (size_t i = 0; i < n && !r; i++)
+        s->partitions.list[i].leaderless = !led[i];
     return r < 0 ? -1 : take_up(source, err);
 }
 
@@ -351,7 +388,7 @@ static int make_topic(struct source *source, struct error *err)
         tell_recreated(source);
         return 1;
     }
-    int r = kafka_topic_create(s->rk, s->parameters.topic, KAFKA_CALL_MS, err);
+    int r = kafka_topic_create(s->rk, s->parameters.topic, call_ms(s), err);
     if (r < 0)
         return -1;
     s->failures = 0; /* it will be there in a moment */
@@ -370,32 +407,59 @@ static uint64_t next_check(const struct kafka_source *s)
     return clock_coarse_ns() + s->check_every_ns;
 }
 
+/* Whether a partition cannot be read now. */
+static bool is_hampered(const struct kafka_source *s, struct error *err)
+{
+    for (size_t i = 0; i < s->n_seen; i++)
+        if (s->partitions.list[i].failing) {
+            error_set(err, ERROR_UNAVAILABLE, "%s", s->failure);
+            return true;
+        }
+    return leaderless(s, err);
+}
+
+/* 0; 1 stopped; -1. */
+static int look_at_topic(struct source *source, struct error *err)
+{
+    struct kafka_source *s = source->state;
+    size_t n;
+    bool *led = NULL;
+    uint64_t start = clock_now_ns();
+    int r = kafka_topic_partitions(s->rk, s->topic, call_ms(s), &n, &led, err);
+    arena_beat(source->life, clock_coarse_ns());
+    if (r == KAFKA_TOPIC_MISSING)
+        r = make_topic(source, err);
+    else if (!r)
+        r = see_topic(source, n, led, err);
+    free(led);
+    if (r < 0 && err->code == ERROR_LIMIT && s->patience < KAFKA_PATIENCE_MAX)
+        s->patience++;
+    else if (!r && clock_now_ns() < start + KAFKA_CALL_MS / 2 * CLOCK_MS)
+        s->patience = 0;
+    return r;
+}
+
 void kafka_check(struct source *source)
 {
     struct kafka_source *s = source->state;
     struct error err;
-    size_t n;
     s->check_ns = next_check(s);
-    int r = kafka_topic_partitions(s->rk, s->topic, KAFKA_CALL_MS, &n, &err);
-    arena_beat(source->life, clock_coarse_ns());
-    if (r == KAFKA_TOPIC_MISSING)
-        r = make_topic(source, &err);
-    else if (!r)
-        r = see_topic(source, n, &err);
+    int r = look_at_topic(source, &err);
     if (source_stopping(source))
         return;
     if (r > 0) {
         fail(source, "the topic was deleted or made anew (on_recreated: stop)");
         return;
     }
-    if (r < 0) {
-        retry_later(source, trouble(s, &err));
+    s->reading = !r;
+    if (r < 0 || is_hampered(s, &err)) {
+        retry_later(source, r < 0 ? trouble(s, &err) : &err);
         return;
     }
     s->failures = 0;
     s->reason[0] = '\0';
     s->check_ns = next_check(s);
-    if (!s->reading)
+    if (!s->well)
         source_set_state(source, ARENA_SOURCE_READING, NULL);
-    s->reading = true;
+    s->well = true;
 }

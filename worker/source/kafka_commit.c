@@ -5,10 +5,11 @@
  * checkpoint to come, so it is added here: else such a partition would seem to lag for ever. */
 #include "worker/source/kafka_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/clock.h"
-#include "common/log.h"
+#include "worker/report.h"
 #include "worker/source/source.h"
 
 #define LAST_NS (2 * CLOCK_S)
@@ -69,13 +70,16 @@ void kafka_commit_done(rd_kafka_t *rk, rd_kafka_resp_err_t code, rd_kafka_topic_
             s->sent.list[one->partition] = one->offset;
     }
     if (!code || code == RD_KAFKA_RESP_ERR__NO_OFFSET) {
+        if (s->commit_warned)
+            report_warning(s->report, "kafka_group", NULL);
         s->commit_warned = false;
         return;
     }
     atomic_store(&s->commit_due, true);
-    if (!s->commit_warned)
-        log_warn("kafka_group", LOG_STR("source", s->name), LOG_STR("error", rd_kafka_err2str(code)),
-                 LOG_STR("detail", "the group's offsets do not follow; only lag tools look at them"));
+    char text[200];
+    snprintf(text, sizeof text, "event source %s: the group's offsets do not follow (for lag tools): %s",
+             s->name, rd_kafka_err2str(code));
+    report_warning(s->report, "kafka_group", text);
     s->commit_warned = true;
 }
 

@@ -13,10 +13,14 @@
 #include "worker/source/kafka_parameters.h"
 #include "worker/source/kafka_partitions.h"
 
+struct report;
 struct source;
 
 #define KAFKA_BATCH 1000
-#define KAFKA_CALL_MS 1000 /* every call that waits for the cluster: a source that is to stop comes to it */
+/* Every call that waits for the cluster: a source that is to stop comes to it. Where that is not enough, up
+ * to four times as long. */
+#define KAFKA_CALL_MS 1000
+#define KAFKA_PATIENCE_MAX 2
 
 /* Offsets by partition. */
 struct kafka_offsets {
@@ -26,6 +30,7 @@ struct kafka_offsets {
 
 struct kafka_source {
     char *name; /* of the source: librdkafka's threads may outlive it */
+    struct report *report;
     struct kafka_parameters parameters;
     /* Requires: emit to change or from another thread than the source's; `assigned` and what follows it in a
      * partition, and `high`, are the source's thread's alone */
@@ -45,17 +50,20 @@ struct kafka_source {
     uint64_t missing_ns;     /* since when the topic is not there; 0: it is */
     size_t n_seen;           /* partitions of the topic now */
     unsigned failures;
-    _Atomic bool reading; /* what the state says; librdkafka's threads look, too */
-    bool failed;          /* it has stopped for good */
-    uint64_t lag_ns;      /* when the lag was looked at last */
+    unsigned patience; /* calls may last KAFKA_CALL_MS << patience */
+    bool reading;      /* the topic is there, and what can be is read */
+    _Atomic bool well; /* what the state says: all of it is; librdkafka's threads look, too */
+    bool failed;       /* it has stopped for good */
+    uint64_t lag_ns;   /* when the lag was looked at last */
     char reason[sizeof((struct error *)NULL)->message]; /* of the last trouble that librdkafka told */
+    char failure[200];                                  /* the last one of fetching from a partition */
     struct buffer scratch;
     struct buffer body;
     rd_kafka_message_t *batch[KAFKA_BATCH];
     /* Committing to the group. Thread: source, but for `due` and what needs the lock */
     _Atomic bool commit_due;
     bool committing;    /* an answer is to come */
-    bool commit_warned; /* it is logged once */
+    bool commit_warned; /* the status says so */
     uint64_t commit_ns; /* when it was sent last */
     uint64_t commit_every_ns;
     struct kafka_offsets sent;
@@ -79,6 +87,10 @@ bool kafka_offsets_resize(struct kafka_offsets *o, size_t n);
 void kafka_check(struct source *source);
 /* Something is wrong, or may be: look at the topic soon. */
 void kafka_check_soon(struct kafka_source *s);
+/* A broker has gone: likewise, but leave the others a moment to notice. */
+void kafka_check_later(struct kafka_source *s);
+/* Fetching from a partition works after it has failed. */
+void kafka_recovered(struct kafka_source *s, struct kafka_partition *p);
 
 /* --- kafka_commit.c --- */
 

@@ -30,6 +30,8 @@ struct kafka_partition {
     bool verifying;      /* the record `last` is expected first, to be compared */
     bool another;        /* it turned out to be another one than before */
     bool astray;         /* librdkafka has no offset to go on from */
+    bool failing;        /* fetching from it has failed, and has not worked since */
+    bool leaderless;     /* no broker leads it, as the cluster said last */
 };
 
 struct kafka_partitions {

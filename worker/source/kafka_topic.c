@@ -1,5 +1,6 @@
 #include "worker/source/kafka_topic.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
@@ -15,8 +16,10 @@ bool kafka_topic_refused(rd_kafka_resp_err_t code)
 
 static int failed(rd_kafka_resp_err_t code, const char *what, const char *topic, struct error *err)
 {
-    return error_set(err, kafka_topic_refused(code) ? ERROR_REFUSED : ERROR_UNAVAILABLE, "topic %s: %s: %s",
-                     topic, what, rd_kafka_err2str(code));
+    enum error_code kind = kafka_topic_refused(code)              ? ERROR_REFUSED
+                           : code == RD_KAFKA_RESP_ERR__TIMED_OUT ? ERROR_LIMIT
+                                                                  : ERROR_UNAVAILABLE;
+    return error_set(err, kind, "topic %s: %s: %s", topic, what, rd_kafka_err2str(code));
 }
 
 static bool is_silence(rd_kafka_resp_err_t code)
@@ -26,7 +29,7 @@ static bool is_silence(rd_kafka_resp_err_t code)
 }
 
 static int read_partitions(const struct rd_kafka_metadata *metadata, const char *name, size_t *ret_n,
-                           struct error *err)
+                           bool **ret_led, struct error *err)
 {
     if (metadata->topic_cnt != 1)
         return failed(RD_KAFKA_RESP_ERR__BAD_MSG, "metadata", name, err);
@@ -35,12 +38,22 @@ static int read_partitions(const struct rd_kafka_metadata *metadata, const char 
         return KAFKA_TOPIC_MISSING;
     if (t->err || t->partition_cnt < 1)
         return failed(t->err ? t->err : RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE, "metadata", name, err);
-    *ret_n = (size_t)t->partition_cnt;
+    size_t n = (size_t)t->partition_cnt;
+    bool *led = calloc(n, sizeof *led);
+    if (!led)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        const rd_kafka_metadata_partition_t *p = &t->partitions[i];
+        if (p->id >= 0 && (size_t)p->id < n)
+            led[p->id] = p->leader >= 0 && p->err != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+    }
+    *ret_n = n;
+    *ret_led = led;
     return 0;
 }
 
 int kafka_topic_partitions(rd_kafka_t *rk, rd_kafka_topic_t *topic, int timeout_ms, size_t *ret_n,
-                           struct error *err)
+                           bool **ret_led, struct error *err)
 {
     const struct rd_kafka_metadata *metadata;
     const char *name = rd_kafka_topic_name(topic);
@@ -49,7 +62,7 @@ int kafka_topic_partitions(rd_kafka_t *rk, rd_kafka_topic_t *topic, int timeout_
         return failed(code,
                       is_silence(code) ? "no broker answers, or not as tls and auth_mode say" : "metadata",
                       name, err);
-    int r = read_partitions(metadata, name, ret_n, err);
+    int r = read_partitions(metadata, name, ret_n, ret_led, err);
     rd_kafka_metadata_destroy(metadata);
     return r;
 }

@@ -1,6 +1,6 @@
 /* What a KafkaEventSource asks the cluster about its topic. Every call waits for answers, for at most
- * timeout_ms each. Errors: ERROR_REFUSED when the cluster says no (permission, password), else
- * ERROR_UNAVAILABLE. Thread: source. */
+ * timeout_ms each. Errors: ERROR_REFUSED when the cluster says no (permission, password), ERROR_LIMIT when
+ * the time was over, else ERROR_UNAVAILABLE. Thread: source. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,9 +12,9 @@ struct error;
 
 enum { KAFKA_TOPIC_MISSING = 1, KAFKA_TOPIC_EXISTS = 1 };
 
-/* How many partitions there are. 0; KAFKA_TOPIC_MISSING; -1. */
+/* How many partitions there are, and of each whether a broker leads it (free). 0; KAFKA_TOPIC_MISSING; -1. */
 int kafka_topic_partitions(rd_kafka_t *rk, rd_kafka_topic_t *topic, int timeout_ms, size_t *ret_n,
-                           struct error *err);
+                           bool **ret_led, struct error *err);
 
 /* Creates it with one partition. 0; KAFKA_TOPIC_EXISTS: it was there; -1. */
 int kafka_topic_create(rd_kafka_t *rk, const char *name, int timeout_ms, struct error *err);
