@@ -81,6 +81,7 @@ static bool destroy_consumer(struct source *source)
     unsigned long thread;
     kafka_flow_release(&s->flow, true);
     kafka_commit_last(source);
+    kafka_leave(source);
     kafka_flow_set_queue(&s->flow, NULL);
     if (s->queue)
         rd_kafka_queue_destroy(s->queue);
@@ -450,7 +451,8 @@ static void look_at_lag(struct source *source)
     for (size_t i = 0; i < s->partitions.n; i++) {
         struct kafka_partition *p = &s->partitions.list[i];
         int64_t low, high;
-        if (!rd_kafka_get_watermark_offsets(s->rk, s->parameters.topic, (int32_t)i, &low, &high) &&
+        if (p->assigned && /* else librdkafka would make it, and wait for it */
+            !rd_kafka_get_watermark_offsets(s->rk, s->parameters.topic, (int32_t)i, &low, &high) &&
             high > p->high)
             p->high = high;
         lag += p->next >= 0 && p->high > p->next ? p->high - p->next : 0;

@@ -104,6 +104,44 @@ static int call_assign(struct source *source, const rd_kafka_topic_partition_lis
     return error_set(err, ERROR_UNAVAILABLE, "topic %s: assigning partitions: %s", s->parameters.topic, why);
 }
 
+/* Empties the queues of partitions that were taken away, and forgets them. In librdkafka (2.0) what stands in
+ * such a queue keeps its partition, and that the broker that led it; when the partition is gone from the
+ * cluster, nothing else empties it, and rd_kafka_destroy waits for ever. */
+static void empty(struct kafka_source *s, rd_kafka_queue_t **queues, int n)
+{
+    rd_kafka_topic_partition_list_t *rest;
+    /* Its answer comes after what was asked before is done: the queues are no longer parts of ours. */
+    if (rd_kafka_assignment(s->rk, &rest))
+        return;
+    rd_kafka_topic_partition_list_destroy(rest);
+    for (int i = 0; i < n; i++) {
+        ssize_t got = queues[i] ? 1 : 0;
+        while (got > 0) {
+            got = rd_kafka_consume_batch_queue(queues[i], 0, s->batch, KAFKA_BATCH);
+            for (ssize_t k = 0; k < got; k++)
+                rd_kafka_message_destroy(s->batch[k]);
+        }
+    }
+}
+
+static int take_away(struct source *source, const rd_kafka_topic_partition_list_t *list, struct error *err)
+{
+    struct kafka_source *s = source->state;
+    rd_kafka_queue_t **queues = calloc((size_t)list->cnt, sizeof(rd_kafka_queue_t *));
+    if (!queues)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    for (int i = 0; i < list->cnt; i++)
+        queues[i] = rd_kafka_queue_get_partition(s->rk, list->elems[i].topic, list->elems[i].partition);
+    int r = call_assign(source, list, false, err);
+    if (!r)
+        empty(s, queues, list->cnt);
+    for (int i = 0; i < list->cnt; i++)
+        if (queues[i])
+            rd_kafka_queue_destroy(queues[i]);
+    free(queues);
+    return r;
+}
+
 /* Takes all partitions, or those that are in question, away from librdkafka. */
 static int unassign(struct source *source, bool questionable_only, struct error *err)
 {
@@ -118,7 +156,7 @@ static int unassign(struct source *source, bool questionable_only, struct error 
             rd_kafka_topic_partition_list_add(list, s->parameters.topic, (int32_t)i);
     }
     if (list->cnt)
-        r = call_assign(source, list, false, err);
+        r = take_away(source, list, err);
     for (int i = 0; i < list->cnt && !r; i++)
         s->partitions.list[list->elems[i].partition].assigned = false;
     rd_kafka_topic_partition_list_destroy(list);
@@ -437,6 +475,12 @@ static int look_at_topic(struct source *source, struct error *err)
     else if (!r && clock_now_ns() < start + KAFKA_CALL_MS / 2 * CLOCK_MS)
         s->patience = 0;
     return r;
+}
+
+void kafka_leave(struct source *source)
+{
+    struct error ignored; /* librdkafka is about to be ended, and does it, too */
+    (void)unassign(source, false, &ignored);
 }
 
 void kafka_check(struct source *source)

@@ -85,6 +85,8 @@ bool kafka_offsets_resize(struct kafka_offsets *o, size_t n);
 /* Looks at the topic, and has librdkafka read what it does not read yet, or not any more. Sets the state.
  * Waits for the cluster. */
 void kafka_check(struct source *source);
+/* Takes all partitions away from librdkafka, for good. Thread: the one that frees the source. */
+void kafka_leave(struct source *source);
 /* Something is wrong, or may be: look at the topic soon. */
 void kafka_check_soon(struct kafka_source *s);
 /* A broker has gone: likewise, but leave the others a moment to notice. */
