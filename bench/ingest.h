@@ -62,16 +62,11 @@ static inline void ingest_verify(struct bench *b, const struct bench_worker *w, 
 /* Processor time of the process until now, in milliseconds. */
 static inline double ingest_cpu_ms(pid_t pid)
 {
-    char path[40], text[512];
-    unsigned long user = 0, system_time = 0;
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    FILE *file = fopen(path, "r");
-    if (!file || !fgets(text, sizeof text, file))
-        bench_fail("%s: %s", path, strerror(errno));
-    fclose(file);
-    sscanf(strrchr(text, ')') + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
-           &system_time);
-    return (double)(user + system_time) * 1000 / (double)sysconf(_SC_CLK_TCK);
+    clockid_t clock;
+    struct timespec t;
+    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &t))
+        bench_fail("no processor time of process %d", (int)pid);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
 /* Peak memory of the program that the process runs. ru_maxrss also counts what it was when it was forked: all
@@ -153,6 +148,6 @@ static inline void ingest_print(struct ingest_figures *f, double target, bool id
            bench_median(f->rate, f->n), bench_median(f->floor_rate, f->n), bench_median(f->ratio, f->n),
            target, bench_median(f->cpu, f->n));
     if (idle)
-        printf(" idle_cpu_ms_per_s=%.1f", bench_median(f->idle, f->n));
+        printf(" idle_cpu_ms_per_s=%.2f", bench_median(f->idle, f->n));
     printf(" rss_mib=%.1f commits=%llu", bench_median(f->rss, f->n), (unsigned long long)f->last.commits);
 }
