@@ -5,7 +5,8 @@
  * from `begun` on are of this connection; where an identity has more than one, `fresh` counts those of them.
  *
  * The index consists of parts that grow one by one, so that no second copy of all of it is ever needed; an
- * id is hashed anew under a random seed, so that nobody who chooses messages can choose collisions. */
+ * id is hashed anew under a random seed, so that nobody who chooses messages can choose collisions. Ids lie
+ * far apart in memory: a slot's tag, a few bits of the hash, mostly tells without a look at the id. */
 #include "worker/source/consumed.h"
 
 #include <assert.h>
@@ -35,7 +36,8 @@
 #define NEVER UINT64_MAX
 
 struct part {
-    uint32_t *slots;
+    uint32_t *slots; /* and the tags, in the same memory */
+    uint8_t *tags;   /* 0: the slot is empty */
     uint32_t size;
     uint32_t used;
 };
@@ -157,29 +159,47 @@ static uint32_t next_slot(const struct part *p, uint32_t at)
     return at + 1 == p->size ? 0 : at + 1;
 }
 
+static uint8_t tag_of(uint64_t hash)
+{
+    uint8_t tag = (uint8_t)(hash >> 32);
+    return tag ? tag : 1;
+}
+
 /* The slot of the id, or the empty one where it would be. */
 static uint32_t find(const struct consumed *c, const struct part *p, uint64_t hash,
                      const struct consumed_id *id)
 {
+    uint8_t tag = tag_of(hash);
     uint32_t at = home(p, hash);
-    while (p->slots[at] && !consumed_id_equal(id_at(c, p->slots[at] - 1), id))
+    while (p->tags[at] && (p->tags[at] != tag || !consumed_id_equal(id_at(c, p->slots[at] - 1), id)))
         at = next_slot(p, at);
     return at;
 }
 
+static void set_slot(struct part *p, uint32_t at, uint32_t position, uint8_t tag)
+{
+    p->slots[at] = position + 1;
+    p->tags[at] = tag;
+}
+
 static int part_reserve(const struct consumed *c, struct part *p)
 {
-    if (p->used + 1 <= p->size - p->size / 8 && p->size)
+    if (p->size && p->used + 1 <= p->size - p->size / 4)
         return 0;
     struct part grown = {.size = p->size ? p->size + p->size / 4 : PART_FIRST, .used = p->used};
-    grown.slots = calloc(grown.size, sizeof *grown.slots);
+    grown.slots = calloc(grown.size, sizeof *grown.slots + sizeof *grown.tags);
     if (!grown.slots)
         return -1;
+    grown.tags = (uint8_t *)(grown.slots + grown.size);
     for (uint32_t i = 0; i < p->size; i++) {
-        if (!p->slots[i])
+        if (!p->tags[i])
             continue;
         const struct consumed_id *id = id_at(c, p->slots[i] - 1);
-        grown.slots[find(c, &grown, mix(c, id), id)] = p->slots[i];
+        uint64_t hash = mix(c, id);
+        uint32_t at = home(&grown, hash); /* all ids differ */
+        while (grown.tags[at])
+            at = next_slot(&grown, at);
+        set_slot(&grown, at, p->slots[i] - 1, p->tags[i]);
     }
     free(p->slots);
     *p = grown;
@@ -189,15 +209,15 @@ static int part_reserve(const struct consumed *c, struct part *p)
 static void part_remove(const struct consumed *c, struct part *p, uint32_t hole)
 {
     p->used--;
-    p->slots[hole] = 0;
-    for (uint32_t at = next_slot(p, hole); p->slots[at]; at = next_slot(p, at)) {
+    p->tags[hole] = 0;
+    for (uint32_t at = next_slot(p, hole); p->tags[at]; at = next_slot(p, at)) {
         uint32_t wanted = home(p, mix(c, id_at(c, p->slots[at] - 1)));
         uint32_t from_home = at >= wanted ? at - wanted : at + p->size - wanted;
         uint32_t from_hole = at >= hole ? at - hole : at + p->size - hole;
         if (from_home < from_hole)
             continue; /* it would come before its home */
-        p->slots[hole] = p->slots[at];
-        p->slots[at] = 0;
+        set_slot(p, hole, p->slots[at] - 1, p->tags[at]);
+        p->tags[at] = 0;
         hole = at;
     }
 }
@@ -236,7 +256,7 @@ void consumed_add(struct consumed *consumed, const struct consumed_id *id)
     struct part *p = part_of(c, hash);
     assert(c->blocks[position / BLOCK] && p->slots);
     uint32_t slot = find(c, p, hash, id);
-    if (p->slots[slot]) {
+    if (p->tags[slot]) {
         if (!tally_get(&c->extra, id) && ordinal_of(c, p->slots[slot] - 1) >= c->begun)
             tally_add(&c->fresh, id); /* the one that was alone */
         tally_add(&c->fresh, id);
@@ -245,7 +265,7 @@ void consumed_add(struct consumed *consumed, const struct consumed_id *id)
         p->used++;
     }
     *id_at(c, position) = *id;
-    p->slots[slot] = position + 1;
+    set_slot(p, slot, position, tag_of(hash));
     c->open++;
 }
 
@@ -253,7 +273,7 @@ bool consumed_has(const struct consumed *consumed, const struct consumed_id *id)
 {
     uint64_t hash = mix(consumed, id);
     const struct part *p = &consumed->parts[hash >> 58];
-    return p->used && p->slots[find(consumed, p, hash, id)];
+    return p->used && p->tags[find(consumed, p, hash, id)];
 }
 
 int consumed_take(struct consumed *consumed, const struct consumed_id *id, struct error *err)
@@ -262,7 +282,7 @@ int consumed_take(struct consumed *consumed, const struct consumed_id *id, struc
     uint64_t hash = mix(c, id);
     const struct part *p = part_of(c, hash);
     uint32_t slot = p->used ? find(c, p, hash, id) : 0;
-    if (!p->used || !p->slots[slot])
+    if (!p->used || !p->tags[slot])
         return CONSUMED_NEW;
     uint64_t n = tally_get(&c->extra, id) + 1;
     uint64_t fresh = n > 1 ? tally_get(&c->fresh, id) : ordinal_of(c, p->slots[slot] - 1) >= c->begun;

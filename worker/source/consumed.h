@@ -27,7 +27,7 @@
  *   after the chunk was deleted       the broker has forgotten the message
  * A chunk that is deleted from memory and not from storage (its epoch did not commit) is restored likewise.
  *
- * Memory: 16 bytes an id and 5 to 6 for the index over it; 24 bytes a chunk; and 48 bytes for each identity
+ * Memory: 16 bytes an id and 7 to 8 for the index over it; 24 bytes a chunk; and 48 bytes for each identity
  * that is there more than once or was taken. All operations on an id are O(1). Beyond `max` ids the oldest
  * settled chunks expire early; unsettled ones, which are bounded by what the broker hands out without
  * acknowledgement and by the events in flight, never do.
