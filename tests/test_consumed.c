@@ -52,6 +52,12 @@ static bool has(const struct consumed *c, uint64_t n)
     return consumed_has(c, &id);
 }
 
+static bool since(const struct consumed *c, uint64_t n)
+{
+    struct consumed_id id = identity(c, n);
+    return consumed_since(c, &id);
+}
+
 static int take(struct consumed *c, uint64_t n)
 {
     struct error err;
@@ -131,6 +137,29 @@ static void test_chunks(void **state)
     consumed_free(c);
 }
 
+/* What is proven need not stay as long as what is not; what is of an earlier connection keeps its time. */
+static void test_shorten(void **state)
+{
+    (void)state;
+    static const unsigned deleted[] = {0, 0, 4, 1}; /* at 30, 40, 60 and 100 s */
+    static const uint64_t at[] = {30, 40, 60, 100};
+    struct storage_op ops[8];
+    struct consumed *c = make(1000);
+    for (uint64_t epoch = 1; epoch <= 5; epoch++) {
+        add(c, epoch);
+        assert_int_equal(cut(c, epoch, 0, ops, 8), 1);
+    }
+    consumed_settled(c, 2, 60 * SECOND);
+    consumed_settled(c, 5, 100 * SECOND);
+    consumed_shorten(c, 2, 3, 40 * SECOND);
+    consumed_shorten(c, 2, 4, 50 * SECOND); /* the third not later again */
+    consumed_shorten(c, 2, 2, 0);
+    for (unsigned i = 0; i < 4; i++) /* those of the earlier connection come first */
+        assert_int_equal(cut(c, 10 + i, at[i] * SECOND, ops, 8), deleted[i]);
+    assert_int_equal(consumed_count(c), 0);
+    consumed_free(c);
+}
+
 /* Consumed twice and redelivered twice is dropped twice; the third is news; a connection begins anew. */
 static void test_twins(void **state)
 {
@@ -142,7 +171,9 @@ static void test_twins(void **state)
     add(c, 7);
     cut(c, 2, 0, ops, 8);
     assert_int_equal(take(c, 7), CONSUMED_NEW); /* of this connection */
+    assert_true(since(c, 7) && !since(c, 8));
     consumed_rewind(c);
+    assert_false(since(c, 7));
     for (int connection = 0; connection < 3; connection++) {
         assert_int_equal(take(c, 7), CONSUMED_TAKEN);
         assert_int_equal(take(c, 7), CONSUMED_TAKEN);
@@ -165,7 +196,9 @@ static void test_twins(void **state)
         assert_int_equal(take(c, 9), CONSUMED_NEW);
     }
     consumed_rewind(c);
+    assert_false(since(c, 9));
     add(c, 9);
+    assert_true(since(c, 9));
     for (int i = 0; i < 3; i++)
         assert_int_equal(take(c, 9), CONSUMED_TAKEN);
     assert_int_equal(take(c, 9), CONSUMED_NEW);
@@ -235,6 +268,7 @@ static void test_model(void **state)
             uint64_t kind = random_below(MODEL_KINDS);
             bool wanted = m->taken[kind] < m->there[kind];
             assert_int_equal(has(c, kind), m->there[kind] + m->fresh[kind] > 0);
+            assert_int_equal(since(c, kind), m->fresh[kind] > 0);
             assert_int_equal(take(c, kind), wanted ? CONSUMED_TAKEN : CONSUMED_NEW);
             m->taken[kind] += wanted;
         }
@@ -359,7 +393,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_identity), cmocka_unit_test(test_chunks),       cmocka_unit_test(test_twins),
         cmocka_unit_test(test_max),      cmocka_unit_test(test_model),        cmocka_unit_test(test_restore),
-        cmocka_unit_test(test_damaged),  cmocka_unit_test(test_window_moves),
+        cmocka_unit_test(test_damaged),  cmocka_unit_test(test_window_moves), cmocka_unit_test(test_shorten),
     };
     int r = cmocka_run_group_tests(tests, NULL, NULL);
     changes_done(&source.changes[0]);

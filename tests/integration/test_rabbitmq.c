@@ -289,6 +289,22 @@ static void test_quorum_queue(void **state)
     await_empty(bed);
 }
 
+/* The queue hands out once more, on the same connection, what it has already handed out there. */
+static void test_taken_back(void **state)
+{
+    struct worker_bed *bed = *state;
+    declare(RABBITMQ_QUORUM);
+    worker_bed_up(bed);
+    for (unsigned i = 0; i < 4; i++) {
+        publish(i * 1500, 1500);
+        AWAIT_BED(bed, worker_bed_counter(bed, "count") > i * 1500 + 100);
+        assert_int_equal(rabbitmq_server_take_back(&broker, queue), 0);
+    }
+    await_count(bed, 6000);
+    await_empty(bed);
+    assert_int_equal(worker_bed_counter(bed, "count"), 6000);
+}
+
 static void test_virtual_host(void **state)
 {
     struct worker_bed *bed = *state;
@@ -475,9 +491,9 @@ int main(int argc, char **argv)
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_consume),       TEST(test_unsure),       TEST(test_forget),       TEST(test_twins),
-        TEST(test_queue_deleted), TEST(test_queue_purged), TEST(test_quorum_queue), TEST(test_virtual_host),
-        TEST(test_tls),           TEST(test_refused),      TEST(test_heartbeats),   TEST(test_messages),
-        TEST(test_emit),          TEST(test_blocked),
+        TEST(test_queue_deleted), TEST(test_queue_purged), TEST(test_quorum_queue), TEST(test_taken_back),
+        TEST(test_virtual_host),  TEST(test_tls),          TEST(test_refused),      TEST(test_heartbeats),
+        TEST(test_messages),      TEST(test_emit),         TEST(test_blocked),
     };
     const char *why = "no redis-server";
     if (!redis_server_available() || !rabbitmq_server_available(&why)) {

@@ -91,7 +91,8 @@ static const char definitions[] =
     "\"permissions\":[" PERMISSION("/") "," PERMISSION(RABBITMQ_OTHER_VHOST) "]}\n";
 
 /* Runs within the broker: answers "vhost|queue" with the number of its messages; "|" when everything about
- * queues is on the disk, which the broker itself does seconds later; "!|block", "!|pass" when it is so. */
+ * queues is on the disk, which the broker itself does seconds later; "!|block", "!|pass" when it is so;
+ * "?|queue" when that quorum queue was told that the node of its consumers is gone, and is back. */
 static const char count[] =
     "spawn(fun() ->\n"
     "  {ok, L} = gen_tcp:listen(%d, [binary, {ip, {127, 0, 0, 1}}, {packet, line}, {active, false},\n"
@@ -106,7 +107,14 @@ static const char count[] =
     "          {VHost, Queue} =:= {<<\"!\">>, <<\"block\">>} andalso throw(rabbit_alarm:set_alarm({Alarm, "
     "[]})),\n"
     "          {VHost, Queue} =:= {<<\"!\">>, <<\"pass\">>} andalso throw(rabbit_alarm:clear_alarm(Alarm)),\n"
-    "          {ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(VHost, queue, Queue)),\n"
+    "          Name = case VHost of <<\"?\">> -> <<\"/\">>; _ -> VHost end,\n"
+    "          {ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(Name, queue, Queue)),\n"
+    "          Tell = fun(What) -> {ok, _, _} = ra:process_command(amqqueue:get_pid(Q), What) end,\n"
+    "          VHost =:= <<\"?\">> andalso begin\n"
+    "            [Tell({down, element(1, C), noconnection}) || C <- rabbit_amqqueue:consumers(Q)],\n"
+    "            Tell({nodeup, node()}),\n"
+    "            throw(ok)\n"
+    "          end,\n"
     "          [{messages, N}] = rabbit_amqqueue:info(Q, [messages]),\n"
     "          integer_to_list(N)\n"
     "        catch throw:ok -> \"0\"; _:_ -> \"-1\" end,\n"
@@ -386,6 +394,11 @@ int rabbitmq_server_declare(struct rabbitmq_server *s, const char *queue, enum r
     if (check(s, queue, amqp_get_rpc_reply(s->admin)) < 0)
         return -1;
     return ask(s, "", "") ? complain("sync", queue) : 0;
+}
+
+int rabbitmq_server_take_back(struct rabbitmq_server *s, const char *queue)
+{
+    return ask(s, "?", queue) ? complain("take back", queue) : 0;
 }
 
 int rabbitmq_server_delete(struct rabbitmq_server *s, const char *queue)

@@ -44,6 +44,9 @@ void rabbitmq_server_disconnect(struct rabbitmq_server *server);
 
 enum rabbitmq_queue { RABBITMQ_TRANSIENT, RABBITMQ_DURABLE, RABBITMQ_QUORUM };
 int rabbitmq_server_declare(struct rabbitmq_server *server, const char *queue, enum rabbitmq_queue kind);
+/* A quorum queue (of the virtual host /) takes back what it has handed out, as when it has lost sight of its
+ * consumers' node for a moment, and hands it out again on the same connections. */
+int rabbitmq_server_take_back(struct rabbitmq_server *server, const char *queue);
 int rabbitmq_server_delete(struct rabbitmq_server *server, const char *queue);
 int rabbitmq_server_purge(struct rabbitmq_server *server, const char *queue);
 

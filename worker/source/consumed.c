@@ -276,16 +276,32 @@ bool consumed_has(const struct consumed *consumed, const struct consumed_id *id)
     return p->used && p->tags[find(consumed, p, hash, id)];
 }
 
+/* How often the id is there, and how many of those are of this connection. */
+static uint64_t occurrences(const struct consumed *c, const struct consumed_id *id, uint64_t *ret_fresh)
+{
+    uint64_t hash = mix(c, id);
+    const struct part *p = &c->parts[hash >> 58];
+    uint32_t slot = p->used ? find(c, p, hash, id) : 0;
+    *ret_fresh = 0;
+    if (!p->used || !p->tags[slot])
+        return 0;
+    uint64_t n = tally_get(&c->extra, id) + 1;
+    *ret_fresh = n > 1 ? tally_get(&c->fresh, id) : ordinal_of(c, p->slots[slot] - 1) >= c->begun;
+    return n;
+}
+
+bool consumed_since(const struct consumed *consumed, const struct consumed_id *id)
+{
+    uint64_t fresh;
+    occurrences(consumed, id, &fresh);
+    return fresh > 0;
+}
+
 int consumed_take(struct consumed *consumed, const struct consumed_id *id, struct error *err)
 {
     struct consumed *c = consumed;
-    uint64_t hash = mix(c, id);
-    const struct part *p = part_of(c, hash);
-    uint32_t slot = p->used ? find(c, p, hash, id) : 0;
-    if (!p->used || !p->tags[slot])
-        return CONSUMED_NEW;
-    uint64_t n = tally_get(&c->extra, id) + 1;
-    uint64_t fresh = n > 1 ? tally_get(&c->fresh, id) : ordinal_of(c, p->slots[slot] - 1) >= c->begun;
+    uint64_t fresh;
+    uint64_t n = occurrences(c, id, &fresh);
     if (n - fresh <= tally_get(&c->taken, id))
         return CONSUMED_NEW;
     if (tally_reserve(&c->taken) < 0)
@@ -428,6 +444,19 @@ void consumed_settled(struct consumed *consumed, uint64_t epoch, uint64_t until_
             return;
         chunk->until_ns = until_ns;
         c->settled += chunk->n;
+    }
+}
+
+void consumed_shorten(struct consumed *consumed, uint64_t after, uint64_t epoch, uint64_t until_ns)
+{
+    struct consumed *c = consumed;
+    for (uint64_t i = c->unsettled_chunk; i-- > c->kept_chunk;) {
+        struct chunk *chunk = chunk_at(c, i);
+        if (chunk->epoch > epoch)
+            continue;
+        if (chunk->epoch <= after || chunk->until_ns <= until_ns)
+            return;
+        chunk->until_ns = until_ns;
     }
 }
 

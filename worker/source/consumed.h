@@ -13,8 +13,8 @@
  * messages have ids of their own (a message is known or it is not); consumed_take() is for those that have
  * none and cannot tell twins apart, but know which deliveries are repeated: each occurrence of an earlier
  * connection is taken once, so that what was consumed twice and comes again twice is dropped twice, and the
- * third is news. What was consumed on this connection does not come again on it. A new connection begins anew
- * (consumed_rewind), as everything unacknowledged comes again on it.
+ * third is news. A new connection begins anew (consumed_rewind), as everything unacknowledged comes again on
+ * it. consumed_since() tells what was consumed on this connection.
  *
  * A crash between any two lines:
  *   after the event was delivered to its shards, before consumed_add or the commit
@@ -79,6 +79,8 @@ bool consumed_has(const struct consumed *consumed, const struct consumed_id *id)
  * (-1): it is there, and not taken. */
 enum { CONSUMED_NEW = 0, CONSUMED_TAKEN = 1 };
 int consumed_take(struct consumed *consumed, const struct consumed_id *id, struct error *err);
+/* Whether there is an occurrence from after consumed_rewind. */
+bool consumed_since(const struct consumed *consumed, const struct consumed_id *id);
 void consumed_rewind(struct consumed *consumed);
 
 size_t consumed_count(const struct consumed *consumed);
@@ -92,5 +94,7 @@ void consumed_cut(struct consumed *consumed, struct source *source, uint64_t now
 /* The acknowledgements of all chunks up to this epoch have taken effect: they expire at until_ns (0: at
  * once, and so do those that were settled before). now_ns and until_ns are of the monotonic clock. */
 void consumed_settled(struct consumed *consumed, uint64_t epoch, uint64_t until_ns);
+/* Of those, the chunks behind epoch `after` and up to `epoch` expire at until_ns if they had to later. */
+void consumed_shorten(struct consumed *consumed, uint64_t after, uint64_t epoch, uint64_t until_ns);
 /* Forgets what has expired, which the next checkpoint then deletes. consumed_cut does it, too. */
 void consumed_expire(struct consumed *consumed, uint64_t now_ns);

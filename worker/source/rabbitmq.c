@@ -10,12 +10,33 @@
  *                                                                                        │
  *     chunk expires, after a while ◀── settled ◀── the question is answered ◀────────────┘
  *
- * AMQP does not confirm acknowledgements. The question (a passive declaration, whose answer is the queue's
- * length, too) follows the acknowledgement on the same channel, so its answer says that the broker has it.
- * The chunk then stays for SETTLED_NS, as a broker that crashes may have forgotten it (its journal is written
- * some 100 ms later; and after a crash it flags all messages). What was consumed on an earlier connection is
- * at the head of the queue; it is settled when the first message after that head is, and stays for LOST_NS,
- * for a broker that has not noticed yet that the earlier connection is gone (it does within two heartbeats).
+ * AMQP does not confirm acknowledgements, and the broker may forget one that it was sent. How long an
+ * identity must stay follows from what it could have been lost in:
+ *
+ *   on its way         The question (a passive declaration, whose answer is the queue's length, too) follows
+ *                      on the same channel, so its answer says that the channel's process has had it. For a
+ *                      classic queue that is enough while the broker lives: the queue gets what the channel
+ *                      has passed on before it hears of the channel's end. The chunk is settled.
+ *   before it was      A quorum queue's channel keeps acknowledgements while the queue's leader is slow or
+ *   replicated         away, answers the question meanwhile, and takes them with it when it ends. What proves
+ *                      the acknowledgement of a tag is a message that comes for the first time, `prefetch`
+ *                      tags behind it: the queue, which counts what is handed out, has released it (a quorum
+ *                      queue: committed by the majority). Until that, redelivery_window: this concerns only
+ *                      the last two prefetches.
+ *   with the broker    A crashed broker may have forgotten what had taken effect: it writes its journal some
+ *                      100 ms later and does not sync it, so that a machine without power may lose what the
+ *                      kernel would write within 35 s. After a crash it flags all messages. SETTLED_NS. More
+ *                      would not help: who restores an older state of the broker repeats everything. At
+ *                      30,000 messages a second the window of ten minutes would keep 18 million identities.
+ *   with an earlier    The connection may be gone for us, and not yet for the broker, which hands its
+ * messages connection         out again when it has noticed: within three heartbeats. What was consumed on it
+ * and is still at the head of the queue is settled when the first message behind that head is, and stays for
+ * LOST_NS or what these heartbeats take; without heartbeats, for redelivery_window.
+ *
+ * Flagged messages behind the head are of a queue that has taken back what it had handed out on this very
+ * connection: a quorum queue that has lost sight of the connection's node for a while does, and a mirrored
+ * one whose leader has changed. They come behind their first delivery, and so are dropped when they were
+ * consumed on this connection (not where there are twins, see below).
  *
  * A crash of the worker, of the connection, or of both between any two steps:
  *   delivered, not committed     flagged, unknown: counts
@@ -28,8 +49,11 @@
  * dropped twice. Where twins are seen the chunks go as soon as they are settled, so that what was
  * acknowledged long ago does not stand for a twin that was handed out and not consumed. What remains: a twin
  * handed out and not consumed when the connection ends just between an acknowledgement's effect and the
- * knowledge of it (or, after a crash of the worker, the next checkpoint). No client can tell those two cases
- * apart; publishers that give each message an id (or each event) have no twins.
+ * knowledge of it (or, after a crash of the worker, the next checkpoint). Nothing tells them apart: delivery
+ * tags are the connection's own, x-delivery-count is the same for both, other properties are the publisher's
+ * and part of the identity, and the order of redelivery is that of the queue only as long as it has no
+ * priorities and one earlier connection. Publishers that give each event an id, as CloudEvents wants it, have
+ * no twins.
  *
  * The thread never waits for shards: a message that does not fit into their rings stays in hand, and
  * heartbeats go on; so they do while the workflow is paused and nothing is read. */
@@ -63,11 +87,12 @@
 #define RETRY_LONGEST (5 * CLOCK_S)
 #define BATCH 256         /* messages */
 #define CROWDED_NS 100000 /* the shards tell of room by a futex, which cannot be polled */
-#define SETTLED_NS (30 * CLOCK_S)
+#define SETTLED_NS (40 * CLOCK_S)
 #define LOST_NS (45 * CLOCK_S)
-#define TWINS_NS (600 * CLOCK_S) /* since when none was seen: there are none any more */
-#define LAST_NS (3 * CLOCK_S)    /* for the last words at a stop */
-#define ACKS 64                  /* that wait for the storage's disk */
+#define LOST_MARGIN (15 * CLOCK_S) /* beyond three heartbeats */
+#define TWINS_NS (600 * CLOCK_S)   /* since when none was seen: there are none any more */
+#define LAST_NS (3 * CLOCK_S)      /* for the last words at a stop */
+#define ACKS 64                    /* that wait for the storage's disk */
 #define ACK_SPACING (100 * CLOCK_MS)
 
 /* What a checkpoint contains: messages of this connection up to the tag, in chunks up to the epoch. */
@@ -99,8 +124,11 @@ struct rabbitmq_source {
     struct reached acked;
     struct reached asked; /* the question is on its way behind this acknowledgement */
     bool answered;
-    bool paused;         /* and shown so */
-    uint64_t lost_epoch; /* chunks up to it are of earlier connections */
+    struct reached proving; /* this one was answered for, and waits for its proof */
+    uint64_t first_tag;     /* of the last message that came for the first time */
+    uint64_t repeated_tag;  /* and of the last that did not */
+    bool paused;            /* and shown so */
+    uint64_t lost_epoch;    /* chunks up to it are of earlier connections */
     bool lost_settled;
     uint64_t head_tag;  /* of the first message behind the head; 0: it has not come yet */
     uint64_t head_most; /* the head cannot have more messages */
@@ -119,6 +147,12 @@ static struct rabbitmq_source *state_of(struct source *source)
 }
 
 /* --- parameters and position --- */
+
+static unsigned prefetch(const struct source *source)
+{
+    unsigned wanted = (unsigned)((const struct rabbitmq_source *)source->state)->parameters.prefetch;
+    return source->worker->unsure_ns && wanted < PREFETCH_UNSURE ? PREFETCH_UNSURE : wanted;
+}
 
 static int init(struct source *source, const struct json_value *parameters, struct error *err)
 {
@@ -250,16 +284,49 @@ static int acknowledge_due(struct source *source, uint64_t now, uint64_t *ret_ne
     return take_ack(source, now, &ack, ret_next_ns) ? send_ack(source, &ack, err) : 0;
 }
 
+static bool are_twins(const struct rabbitmq_source *s, uint64_t now)
+{
+    return s->twins_ns && now < s->twins_ns + TWINS_NS;
+}
+
 static uint64_t kept_until(const struct source *source, uint64_t now, uint64_t longest)
 {
     const struct rabbitmq_source *s = source->state;
     uint64_t window = (uint64_t)source->worker->config->redelivery_window_ns;
-    if (s->twins_ns && now < s->twins_ns + TWINS_NS)
+    if (are_twins(s, now))
         return 0;
     return now + (window < longest ? window : longest);
 }
 
-/* The question was answered: all that was acknowledged before it has taken effect. */
+/* How long the broker may take for an earlier connection. */
+static uint64_t lost_for(const struct rabbitmq_source *s)
+{
+    uint64_t heartbeat = rabbitmq_heartbeat_ns(s->rabbitmq);
+    uint64_t noticed = 3 * heartbeat + LOST_MARGIN;
+    return !heartbeat ? UINT64_MAX : noticed > LOST_NS ? noticed : LOST_NS;
+}
+
+/* Requires: emit */
+static void settle_chunks(struct source *source, const struct reached *asked, uint64_t now)
+{
+    struct rabbitmq_source *s = state_of(source);
+    uint64_t behind = s->proving.tag > s->repeated_tag ? s->proving.tag : s->repeated_tag;
+    if (!s->lost_settled && s->head_tag && s->head_tag <= asked->tag) {
+        consumed_settled(s->consumed, s->lost_epoch, kept_until(source, now, lost_for(s)));
+        s->lost_settled = true;
+    }
+    if (!s->lost_settled)
+        return;
+    consumed_settled(s->consumed, asked->epoch, kept_until(source, now, UINT64_MAX));
+    if (s->proving.tag && s->first_tag > behind + prefetch(source)) {
+        consumed_shorten(s->consumed, s->lost_epoch, s->proving.epoch, kept_until(source, now, SETTLED_NS));
+        s->proving.tag = 0;
+    }
+    if (!s->proving.tag)
+        s->proving = *asked;
+}
+
+/* The question was answered: all that was acknowledged before it has reached the broker. */
 static int settle(struct source *source, struct error *err)
 {
     struct rabbitmq_source *s = state_of(source);
@@ -269,14 +336,9 @@ static int settle(struct source *source, struct error *err)
     s->asked = (struct reached){0};
     s->failures = 0;
     pthread_mutex_lock(&source->emit);
-    if (!s->lost_settled && s->head_tag && s->head_tag <= asked.tag) {
-        consumed_settled(s->consumed, s->lost_epoch, kept_until(source, now, LOST_NS));
-        s->lost_settled = true;
-    }
-    if (s->lost_settled)
-        consumed_settled(s->consumed, asked.epoch, kept_until(source, now, SETTLED_NS));
+    settle_chunks(source, &asked, now);
     consumed_expire(s->consumed, now);
-    bool twins = s->twins_ns && now < s->twins_ns + TWINS_NS;
+    bool twins = are_twins(s, now);
     if (twins) /* what is gone from memory goes from storage soon, too */
         atomic_store(&source->changed, true);
     pthread_mutex_unlock(&source->emit);
@@ -353,12 +415,6 @@ static void back_off(struct source *source, const struct error *err)
         source_poll(source, -1, 0, until - now);
 }
 
-static unsigned prefetch(const struct source *source)
-{
-    unsigned wanted = (unsigned)((const struct rabbitmq_source *)source->state)->parameters.prefetch;
-    return source->worker->unsure_ns && wanted < PREFETCH_UNSURE ? PREFETCH_UNSURE : wanted;
-}
-
 /* A new connection: no tag of an earlier one means anything, and whatever was not acknowledged comes again.
  */
 static void begin_connection(struct source *source)
@@ -370,11 +426,11 @@ static void begin_connection(struct source *source)
     s->known = true;
     consumed_rewind(s->consumed);
     s->lost_epoch = source->filling_epoch;
-    s->head_most = consumed_unsettled(s->consumed) + prefetch(source);
+    s->head_most = consumed_unsettled(s->consumed) + 3ull * prefetch(source); /* 2 may be unproven */
     s->lost_settled = !consumed_unsettled(s->consumed);
     pthread_mutex_unlock(&source->emit);
-    s->head_tag = 0;
-    s->acked = s->asked = (struct reached){0};
+    s->head_tag = s->first_tag = s->repeated_tag = 0;
+    s->acked = s->asked = s->proving = (struct reached){0};
     s->answered = s->paused = false;
 }
 
@@ -474,13 +530,24 @@ static void look_for_head(struct rabbitmq_source *s, const amqp_basic_deliver_t 
         s->head_tag = d->delivery_tag;
 }
 
+/* Whether checkpoints contain the message in hand. CONSUMED_NEW; CONSUMED_TAKEN: they do; -1. */
+static int look_up(struct rabbitmq_source *s, const amqp_basic_deliver_t *d, struct error *err)
+{
+    if (!d->redelivered)
+        return CONSUMED_NEW;
+    int r = consumed_take(s->consumed, &s->identity, err);
+    bool taken_back = r == CONSUMED_NEW && s->head_tag && consumed_since(s->consumed, &s->identity) &&
+                      !are_twins(s, clock_coarse_ns());
+    return taken_back ? CONSUMED_TAKEN : r;
+}
+
 /* 0: the message in hand is done with; SOURCE_STOPPED: it stays in hand; -1. */
 static int consume(struct source *source, struct error *err)
 {
     struct rabbitmq_source *s = state_of(source);
     const amqp_basic_deliver_t *d = s->message.decoded;
     const uint64_t at[2] = {s->identity.high, s->identity.low};
-    int r = d->redelivered ? consumed_take(s->consumed, &s->identity, err) : CONSUMED_NEW;
+    int r = look_up(s, d, err);
     if (r < 0)
         return -1;
     if (r == CONSUMED_TAKEN) {
@@ -495,6 +562,7 @@ static int consume(struct source *source, struct error *err)
         consumed_add(s->consumed, &s->identity);
     }
     look_for_head(s, d);
+    *(d->redelivered ? &s->repeated_tag : &s->first_tag) = d->delivery_tag;
     s->tag = d->delivery_tag;
     s->in_hand = false;
     urge_checkpoint(source);

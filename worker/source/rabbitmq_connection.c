@@ -442,6 +442,11 @@ const char *rabbitmq_peer(const struct rabbitmq *rabbitmq)
     return rabbitmq->peer;
 }
 
+uint64_t rabbitmq_heartbeat_ns(const struct rabbitmq *rabbitmq)
+{
+    return rabbitmq->heartbeat_ns;
+}
+
 bool rabbitmq_blocked(const struct rabbitmq *rabbitmq)
 {
     return rabbitmq->blocked;

@@ -36,6 +36,7 @@ void rabbitmq_close(struct rabbitmq *rabbitmq, struct stream_wait *wait);
 int rabbitmq_fd(const struct rabbitmq *rabbitmq);
 short rabbitmq_events(const struct rabbitmq *rabbitmq); /* to poll for */
 const char *rabbitmq_peer(const struct rabbitmq *rabbitmq);
+uint64_t rabbitmq_heartbeat_ns(const struct rabbitmq *rabbitmq); /* as negotiated; 0: none */
 /* The broker takes no publications now (connection.blocked): it is short of memory or disk. */
 bool rabbitmq_blocked(const struct rabbitmq *rabbitmq);
 /* The reply code with which the broker has closed channel or connection (404: no such queue); 0: it has not.
