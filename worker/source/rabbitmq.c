@@ -85,7 +85,9 @@
 #define CONNECT_TIMEOUT (5 * CLOCK_S)
 #define RETRY_FIRST (100 * CLOCK_MS)
 #define RETRY_LONGEST (5 * CLOCK_S)
-#define BATCH 256         /* messages */
+#define BATCH 256 /* messages */
+#define FLOW 16   /* messages at once, from which on it pays to let more come together: */
+#define GATHER_NS CLOCK_MS
 #define CROWDED_NS 100000 /* the shards tell of room by a futex, which cannot be polled */
 #define SETTLED_NS (40 * CLOCK_S)
 #define LOST_NS (45 * CLOCK_S)
@@ -119,6 +121,7 @@ struct rabbitmq_source {
     struct consumed_id identity; /* of it */
     bool in_hand;
     bool crowded; /* the shards have no room for it */
+    bool flows;   /* many have come at once */
     unsigned failures;
     uint64_t beat_ns; /* when the next heartbeat is due */
     struct reached acked;
@@ -608,6 +611,8 @@ static int read_batch(struct source *source, struct error *err)
     unsigned n = 0;
     int r = next_message(source, err);
     if (r)
+        state_of(source)->flows = false;
+    if (r)
         return r < 0 ? -1 : ALL;
     if (!source_ask_room(source) || !source_try_batch(source))
         return NOT_NOW;
@@ -615,6 +620,7 @@ static int read_batch(struct source *source, struct error *err)
         r = consume(source, err);
     while (r == 0 && ++n < BATCH && (r = next_message(source, err)) == 0);
     bool in_hand = state_of(source)->in_hand;
+    state_of(source)->flows = n >= FLOW;
     if (n)
         source_end_batch(source);
     else
@@ -642,9 +648,10 @@ static int wait_more(struct source *source, int read, uint64_t until_ns, struct 
     uint64_t timeout = until_ns > now ? until_ns - now : 0;
     short events = rabbitmq_events(s->rabbitmq);
     if (read == ALL || s->crowded) {
+        uint64_t longest = s->crowded ? CROWDED_NS : s->flows ? GATHER_NS : UINT64_MAX;
         show_paused(source, false);
-        source_poll(source, s->crowded ? -1 : rabbitmq_fd(s->rabbitmq), events,
-                    s->crowded && timeout > CROWDED_NS ? CROWDED_NS : timeout);
+        source_poll(source, s->crowded || s->flows ? -1 : rabbitmq_fd(s->rabbitmq), events,
+                    timeout < longest ? timeout : longest);
         return 0;
     }
     show_paused(source, true);

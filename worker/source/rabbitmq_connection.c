@@ -24,6 +24,7 @@ struct rabbitmq {
     uint64_t sent_ns;
     uint64_t received_ns;
     bool blocked;
+    bool drained; /* the last read has emptied the socket */
     unsigned reply_code;
     char peer[sizeof((struct stream *)NULL)->peer + 64];
 };
@@ -158,6 +159,10 @@ int rabbitmq_beat(struct rabbitmq *rabbitmq, uint64_t now_ns, uint64_t *ret_next
 static int fill(struct rabbitmq *r, struct error *err)
 {
     size_t len;
+    if (r->drained) { /* what has come since will be polled for */
+        r->drained = false;
+        return 1;
+    }
     char *to = rabbitmq_input_room(&r->input, &len);
     if (!to)
         return lost(r, ERROR_MEMORY, err, "out of memory for a message");
@@ -167,6 +172,7 @@ static int fill(struct rabbitmq *r, struct error *err)
     if (n > 0) {
         r->input.end += (size_t)n;
         r->received_ns = clock_coarse_ns();
+        r->drained = !r->stream.ssl && (size_t)n < len; /* OpenSSL reads no more than a record */
         return 0;
     }
     if (r->heartbeat_ns && clock_coarse_ns() > r->received_ns + 2 * r->heartbeat_ns)
