@@ -6,37 +6,7 @@
  * (https://www.rabbitmq.com/docs/3.13/reliability). So only flagged ones are looked for among those that
  * checkpoints contain (consumed.h), and an unflagged one is never dropped, whatever it equals.
  *
- *     delivered ──▶ barrier: tag, epoch ──▶ commit ──▶ acknowledge (noted) ──▶ ack, and a question behind it
- *                                                                                        │
- *     chunk expires, after a while ◀── settled ◀── the question is answered ◀────────────┘
- *
- * AMQP does not confirm acknowledgements, and the broker may forget one that it was sent. How long an
- * identity must stay follows from what it could have been lost in:
- *
- *   on its way         The question (a passive declaration, whose answer is the queue's length, too) follows
- *                      on the same channel, so its answer says that the channel's process has had it. For a
- *                      classic queue that is enough while the broker lives: the queue gets what the channel
- *                      has passed on before it hears of the channel's end. The chunk is settled.
- *   before it was      A quorum queue's channel keeps acknowledgements while the queue's leader is slow or
- *   replicated         away, answers the question meanwhile, and takes them with it when it ends. What proves
- *                      the acknowledgement of a tag is a message that comes for the first time, `prefetch`
- *                      tags behind it: the queue, which counts what is handed out, has released it (a quorum
- *                      queue: committed by the majority). Until that, redelivery_window: this concerns only
- *                      the last two prefetches.
- *   with the broker    A crashed broker may have forgotten what had taken effect: it writes its journal some
- *                      100 ms later and does not sync it, so that a machine without power may lose what the
- *                      kernel would write within 35 s. After a crash it flags all messages. SETTLED_NS. More
- *                      would not help: who restores an older state of the broker repeats everything. At
- *                      30,000 messages a second the window of ten minutes would keep 18 million identities.
- *   with an earlier    The connection may be gone for us, and not yet for the broker, which hands its
- * messages connection         out again when it has noticed: within three heartbeats. What was consumed on it
- * and is still at the head of the queue is settled when the first message behind that head is, and stays for
- * LOST_NS or what these heartbeats take; without heartbeats, for redelivery_window.
- *
- * Flagged messages behind the head are of a queue that has taken back what it had handed out on this very
- * connection: a quorum queue that has lost sight of the connection's node for a while does, and a mirrored
- * one whose leader has changed. They come behind their first delivery, and so are dropped when they were
- * consumed on this connection (not where there are twins, see below).
+ * Their identities stay until no redelivery can come (rabbitmq_acknowledge.c).
  *
  * A crash of the worker, of the connection, or of both between any two steps:
  *   delivered, not committed     flagged, unknown: counts
@@ -44,16 +14,6 @@
  *   acknowledged, not settled    nothing, or the same
  *   settled                      nothing; from a crashed broker perhaps the same
  * Delivery tags die with their connection: a tag is acknowledged only on the connection that brought it.
- *
- * Twins, messages in which nothing differs, are counted: what was consumed twice and is redelivered twice is
- * dropped twice. Where twins are seen the chunks go as soon as they are settled, so that what was
- * acknowledged long ago does not stand for a twin that was handed out and not consumed. What remains: a twin
- * handed out and not consumed when the connection ends just between an acknowledgement's effect and the
- * knowledge of it (or, after a crash of the worker, the next checkpoint). Nothing tells them apart: delivery
- * tags are the connection's own, x-delivery-count is the same for both, other properties are the publisher's
- * and part of the identity, and the order of redelivery is that of the queue only as long as it has no
- * priorities and one earlier connection. Publishers that give each event an id, as CloudEvents wants it, have
- * no twins.
  *
  * The thread never waits for shards: a message that does not fit into their rings stays in hand, and
  * heartbeats go on; so they do while the workflow is paused and nothing is read. */
@@ -75,74 +35,19 @@
 #include "worker/checkpoint/checkpoint.h"
 #include "worker/crash.h"
 #include "worker/source/consumed.h"
-#include "worker/source/rabbitmq_connection.h"
+#include "worker/source/rabbitmq_internal.h"
 #include "worker/source/rabbitmq_message.h"
-#include "worker/source/rabbitmq_parameters.h"
 #include "worker/source/rabbitmq_sink.h"
 #include "worker/worker.h"
 
-#define PREFETCH_UNSURE 50000 /* at least, where acknowledgements wait for the storage's disk */
 #define CONNECT_TIMEOUT (5 * CLOCK_S)
 #define RETRY_FIRST (100 * CLOCK_MS)
 #define RETRY_LONGEST (5 * CLOCK_S)
 #define BATCH 256 /* messages */
 #define FLOW 16   /* messages at once, from which on it pays to let more come together: */
 #define GATHER_NS CLOCK_MS
-#define CROWDED_NS 100000 /* the shards tell of room by a futex, which cannot be polled */
-#define SETTLED_NS (40 * CLOCK_S)
-#define LOST_NS (45 * CLOCK_S)
-#define LOST_MARGIN (15 * CLOCK_S) /* beyond three heartbeats */
-#define TWINS_NS (600 * CLOCK_S)   /* since when none was seen: there are none any more */
-#define LAST_NS (3 * CLOCK_S)      /* for the last words at a stop */
-#define ACKS 64                    /* that wait for the storage's disk */
-#define ACK_SPACING (100 * CLOCK_MS)
-
-/* What a checkpoint contains: messages of this connection up to the tag, in chunks up to the epoch. */
-struct reached {
-    uint64_t connection;
-    uint64_t tag;
-    uint64_t epoch;
-    uint64_t committed_ns;
-};
-
-struct rabbitmq_source {
-    struct rabbitmq_parameters parameters;
-    /* Requires: emit, or the source's thread not running */
-    struct consumed *consumed;
-    uint64_t connection; /* the present one; counts up */
-    uint64_t tag;        /* of the last message that was delivered on it */
-    uint64_t urged;      /* the same when a checkpoint was last asked for */
-    bool known;          /* the queue was there before */
-    /* Thread: checkpoint */
-    struct reached cut; /* at the last barrier */
-    /* Thread: source; checkpoint when that has ended */
-    struct rabbitmq *rabbitmq;
-    struct rabbitmq_event message;
-    struct consumed_id identity; /* of it */
-    bool in_hand;
-    bool crowded; /* the shards have no room for it */
-    bool flows;   /* many have come at once */
-    unsigned failures;
-    uint64_t beat_ns; /* when the next heartbeat is due */
-    struct reached acked;
-    struct reached asked; /* the question is on its way behind this acknowledgement */
-    bool answered;
-    struct reached proving; /* this one was answered for, and waits for its proof */
-    uint64_t first_tag;     /* of the last message that came for the first time */
-    uint64_t repeated_tag;  /* and of the last that did not */
-    bool paused;            /* and shown so */
-    uint64_t lost_epoch;    /* chunks up to it are of earlier connections */
-    bool lost_settled;
-    uint64_t head_tag;  /* of the first message behind the head; 0: it has not come yet */
-    uint64_t head_most; /* the head cannot have more messages */
-    uint64_t twins_ns;  /* when twins were seen last; 0: never */
-    struct buffer scratch;
-    /* Thread: any */
-    _Atomic bool ack_due;
-    pthread_mutex_t lock;
-    struct reached acks[ACKS]; /* Requires: lock. Committed, to be acknowledged, the oldest first */
-    unsigned n_acks;
-};
+#define CROWDED_NS 100000     /* the shards tell of room by a futex, which cannot be polled */
+#define LAST_NS (3 * CLOCK_S) /* for the last words at a stop */
 
 static struct rabbitmq_source *state_of(struct source *source)
 {
@@ -150,12 +55,6 @@ static struct rabbitmq_source *state_of(struct source *source)
 }
 
 /* --- parameters and position --- */
-
-static unsigned prefetch(const struct source *source)
-{
-    unsigned wanted = (unsigned)((const struct rabbitmq_source *)source->state)->parameters.prefetch;
-    return source->worker->unsure_ns && wanted < PREFETCH_UNSURE ? PREFETCH_UNSURE : wanted;
-}
 
 static int init(struct source *source, const struct json_value *parameters, struct error *err)
 {
@@ -180,15 +79,13 @@ static int check(const struct json_value *parameters, struct error *err)
     return 0;
 }
 
-static void acknowledge_last(struct source *source);
-
 static void done(struct source *source)
 {
     struct rabbitmq_source *s = state_of(source);
     if (!s)
         return;
     if (s->rabbitmq)
-        acknowledge_last(source);
+        rabbitmq_acknowledge_last(source);
     struct stream_wait wait = stream_wait_for(LAST_NS, -1, NULL, NULL);
     rabbitmq_close(s->rabbitmq, &wait);
     consumed_free(s->consumed);
@@ -220,171 +117,13 @@ static int restore_consumed(struct source *source, const char *key, size_t key_l
 static void position(struct source *source, struct buffer *out)
 {
     struct rabbitmq_source *s = state_of(source);
-    s->cut = (struct reached){s->connection, s->tag, source->filling_epoch, 0};
+    s->cut = (struct rabbitmq_reached){s->connection, s->tag, source->filling_epoch, 0};
     consumed_cut(s->consumed, source, clock_coarse_ns());
     if (!s->known)
         return;
     buffer_append_text(out, "{\"queue\":");
     buffer_append_json(out, s->parameters.queue, strlen(s->parameters.queue));
     buffer_append_char(out, '}');
-}
-
-/* --- acknowledging --- */
-
-static uint64_t due_at(const struct source *source, const struct reached *ack)
-{
-    return ack->committed_ns + source->worker->unsure_ns;
-}
-
-/* Takes the last acknowledgement that is due. When the next one is, else UINT64_MAX. */
-static bool take_ack(struct source *source, uint64_t now, struct reached *ret_ack, uint64_t *ret_next_ns)
-{
-    struct rabbitmq_source *s = state_of(source);
-    unsigned n = 0;
-    pthread_mutex_lock(&s->lock);
-    while (n < s->n_acks && due_at(source, &s->acks[n]) <= now)
-        *ret_ack = s->acks[n++];
-    s->n_acks -= n;
-    memmove(s->acks, s->acks + n, s->n_acks * sizeof s->acks[0]);
-    *ret_next_ns = s->n_acks ? due_at(source, &s->acks[0]) : UINT64_MAX;
-    atomic_store(&s->ack_due, s->n_acks > 0);
-    pthread_mutex_unlock(&s->lock);
-    return n > 0;
-}
-
-static int ask(struct source *source, struct error *err)
-{
-    struct rabbitmq_source *s = state_of(source);
-    amqp_queue_declare_t question = {.queue = amqp_cstring_bytes(s->parameters.queue), .passive = 1};
-    if (rabbitmq_send(s->rabbitmq, AMQP_QUEUE_DECLARE_METHOD, &question, err) < 0)
-        return -1;
-    s->asked = s->acked;
-    return 0;
-}
-
-/* Acknowledges, and asks behind it, unless another answer is still to come. */
-static int send_ack(struct source *source, const struct reached *ack, struct error *err)
-{
-    struct rabbitmq_source *s = state_of(source);
-    amqp_basic_ack_t method = {.delivery_tag = ack->tag, .multiple = 1};
-    if (ack->connection != s->connection || ack->tag <= s->acked.tag)
-        return 0;
-    if (rabbitmq_send(s->rabbitmq, AMQP_BASIC_ACK_METHOD, &method, err) < 0)
-        return -1;
-    s->acked = *ack;
-    if (!s->asked.tag && ask(source, err) < 0)
-        return -1;
-    return rabbitmq_flush(s->rabbitmq, err) < 0 ? -1 : 0;
-}
-
-static int acknowledge_due(struct source *source, uint64_t now, uint64_t *ret_next_ns, struct error *err)
-{
-    struct rabbitmq_source *s = state_of(source);
-    struct reached ack;
-    *ret_next_ns = UINT64_MAX;
-    if (!atomic_load(&s->ack_due))
-        return 0;
-    return take_ack(source, now, &ack, ret_next_ns) ? send_ack(source, &ack, err) : 0;
-}
-
-static bool are_twins(const struct rabbitmq_source *s, uint64_t now)
-{
-    return s->twins_ns && now < s->twins_ns + TWINS_NS;
-}
-
-static uint64_t kept_until(const struct source *source, uint64_t now, uint64_t longest)
-{
-    const struct rabbitmq_source *s = source->state;
-    uint64_t window = (uint64_t)source->worker->config->redelivery_window_ns;
-    if (are_twins(s, now))
-        return 0;
-    return now + (window < longest ? window : longest);
-}
-
-/* How long the broker may take for an earlier connection. */
-static uint64_t lost_for(const struct rabbitmq_source *s)
-{
-    uint64_t heartbeat = rabbitmq_heartbeat_ns(s->rabbitmq);
-    uint64_t noticed = 3 * heartbeat + LOST_MARGIN;
-    return !heartbeat ? UINT64_MAX : noticed > LOST_NS ? noticed : LOST_NS;
-}
-
-/* Requires: emit */
-static void settle_chunks(struct source *source, const struct reached *asked, uint64_t now)
-{
-    struct rabbitmq_source *s = state_of(source);
-    uint64_t behind = s->proving.tag > s->repeated_tag ? s->proving.tag : s->repeated_tag;
-    if (!s->lost_settled && s->head_tag && s->head_tag <= asked->tag) {
-        consumed_settled(s->consumed, s->lost_epoch, kept_until(source, now, lost_for(s)));
-        s->lost_settled = true;
-    }
-    if (!s->lost_settled)
-        return;
-    consumed_settled(s->consumed, asked->epoch, kept_until(source, now, UINT64_MAX));
-    if (s->proving.tag && s->first_tag > behind + prefetch(source)) {
-        consumed_shorten(s->consumed, s->lost_epoch, s->proving.epoch, kept_until(source, now, SETTLED_NS));
-        s->proving.tag = 0;
-    }
-    if (!s->proving.tag)
-        s->proving = *asked;
-}
-
-/* The question was answered: all that was acknowledged before it has reached the broker. */
-static int settle(struct source *source, struct error *err)
-{
-    struct rabbitmq_source *s = state_of(source);
-    uint64_t now = clock_coarse_ns();
-    struct reached asked = s->asked;
-    s->answered = false;
-    s->asked = (struct reached){0};
-    s->failures = 0;
-    pthread_mutex_lock(&source->emit);
-    settle_chunks(source, &asked, now);
-    consumed_expire(s->consumed, now);
-    bool twins = are_twins(s, now);
-    if (twins) /* what is gone from memory goes from storage soon, too */
-        atomic_store(&source->changed, true);
-    pthread_mutex_unlock(&source->emit);
-    if (twins)
-        checkpoint_changed(source->worker->checkpoint);
-    return s->acked.tag > asked.tag ? ask(source, err) : 0;
-}
-
-/* At a stop the last checkpoints are committed when the thread has ended. Closing the connection then sees to
- * it that this takes effect. */
-static void acknowledge_last(struct source *source)
-{
-    struct error err;
-    struct reached ack;
-    uint64_t next;
-    if (!take_ack(source, UINT64_MAX, &ack, &next))
-        return;
-    for (uint64_t now; (now = clock_now_ns()) < due_at(source, &ack);) {
-        uint64_t left = due_at(source, &ack) - now;
-        nanosleep(&(struct timespec){.tv_sec = (time_t)(left / CLOCK_S), .tv_nsec = (long)(left % CLOCK_S)},
-                  NULL);
-    }
-    if (send_ack(source, &ack, &err) < 0)
-        log_warn("acknowledge", LOG_STR("source", source->name), LOG_STR("error", err.message));
-}
-
-static void acknowledge(struct source *source)
-{
-    struct rabbitmq_source *s = state_of(source);
-    struct reached ack = s->cut;
-    if (!ack.tag)
-        return;
-    ack.committed_ns = clock_now_ns();
-    pthread_mutex_lock(&s->lock);
-    struct reached *last = s->n_acks ? &s->acks[s->n_acks - 1] : NULL;
-    struct reached *before = s->n_acks > 1 ? &s->acks[s->n_acks - 2] : NULL;
-    bool close = last && before && last->committed_ns < before->committed_ns + ACK_SPACING;
-    if (!last || (!close && s->n_acks < ACKS))
-        last = &s->acks[s->n_acks++];
-    *last = ack;
-    pthread_mutex_unlock(&s->lock);
-    if (!atomic_exchange(&s->ack_due, true))
-        source_wake(source);
 }
 
 /* --- connecting --- */
@@ -418,35 +157,16 @@ static void back_off(struct source *source, const struct error *err)
         source_poll(source, -1, 0, until - now);
 }
 
-/* A new connection: no tag of an earlier one means anything, and whatever was not acknowledged comes again.
- */
-static void begin_connection(struct source *source)
-{
-    struct rabbitmq_source *s = state_of(source);
-    pthread_mutex_lock(&source->emit);
-    s->connection++;
-    s->tag = s->urged = 0;
-    s->known = true;
-    consumed_rewind(s->consumed);
-    s->lost_epoch = source->filling_epoch;
-    s->head_most = consumed_unsettled(s->consumed) + 3ull * prefetch(source); /* 2 may be unproven */
-    s->lost_settled = !consumed_unsettled(s->consumed);
-    pthread_mutex_unlock(&source->emit);
-    s->head_tag = s->first_tag = s->repeated_tag = 0;
-    s->acked = s->asked = s->proving = (struct reached){0};
-    s->answered = s->paused = false;
-}
-
 static int subscribe(struct source *source, struct stream_wait *wait, struct error *err)
 {
     struct rabbitmq_source *s = state_of(source);
     struct rabbitmq_event event;
-    amqp_basic_qos_t qos = {.prefetch_count = (uint16_t)prefetch(source)};
+    amqp_basic_qos_t qos = {.prefetch_count = (uint16_t)rabbitmq_prefetch(source)};
     amqp_basic_consume_t consume = {.queue = amqp_cstring_bytes(s->parameters.queue)};
     if (rabbitmq_call(s->rabbitmq, AMQP_BASIC_QOS_METHOD, &qos, AMQP_BASIC_QOS_OK_METHOD, wait, &event, err) <
         0)
         return -1;
-    begin_connection(source);
+    rabbitmq_begin(source);
     return rabbitmq_call(s->rabbitmq, AMQP_BASIC_CONSUME_METHOD, &consume, AMQP_BASIC_CONSUME_OK_METHOD, wait,
                          &event, err);
 }
@@ -520,28 +240,10 @@ static int deliver(struct source *source, const uint64_t at[2])
 static void urge_checkpoint(struct source *source)
 {
     struct rabbitmq_source *s = state_of(source);
-    if (source->worker->unsure_ns || s->tag - s->urged < prefetch(source) / 2)
+    if (source->worker->unsure_ns || s->tag - s->urged < rabbitmq_prefetch(source) / 2)
         return;
     s->urged = s->tag;
     checkpoint_urge(source->worker->checkpoint);
-}
-
-/* Where the head of the queue ends: the messages that were handed out before come before all others. */
-static void look_for_head(struct rabbitmq_source *s, const amqp_basic_deliver_t *d)
-{
-    if (!s->head_tag && (!d->redelivered || d->delivery_tag > s->head_most))
-        s->head_tag = d->delivery_tag;
-}
-
-/* Whether checkpoints contain the message in hand. CONSUMED_NEW; CONSUMED_TAKEN: they do; -1. */
-static int look_up(struct rabbitmq_source *s, const amqp_basic_deliver_t *d, struct error *err)
-{
-    if (!d->redelivered)
-        return CONSUMED_NEW;
-    int r = consumed_take(s->consumed, &s->identity, err);
-    bool taken_back = r == CONSUMED_NEW && s->head_tag && consumed_since(s->consumed, &s->identity) &&
-                      !are_twins(s, clock_coarse_ns());
-    return taken_back ? CONSUMED_TAKEN : r;
 }
 
 /* 0: the message in hand is done with; SOURCE_STOPPED: it stays in hand; -1. */
@@ -550,7 +252,7 @@ static int consume(struct source *source, struct error *err)
     struct rabbitmq_source *s = state_of(source);
     const amqp_basic_deliver_t *d = s->message.decoded;
     const uint64_t at[2] = {s->identity.high, s->identity.low};
-    int r = look_up(s, d, err);
+    int r = rabbitmq_look_up(s, d, err);
     if (r < 0)
         return -1;
     if (r == CONSUMED_TAKEN) {
@@ -564,9 +266,7 @@ static int consume(struct source *source, struct error *err)
             return r;
         consumed_add(s->consumed, &s->identity);
     }
-    look_for_head(s, d);
-    *(d->redelivered ? &s->repeated_tag : &s->first_tag) = d->delivery_tag;
-    s->tag = d->delivery_tag;
+    rabbitmq_passed(s, d);
     s->in_hand = false;
     urge_checkpoint(source);
     arena_add(&source->stats->bytes, s->message.body_size);
@@ -668,14 +368,14 @@ static int serve(struct source *source, struct error *err)
     struct rabbitmq_source *s = state_of(source);
     uint64_t now = clock_now_ns();
     uint64_t ack_ns;
-    if (acknowledge_due(source, now, &ack_ns, err) < 0 || rabbitmq_flush(s->rabbitmq, err) < 0)
+    if (rabbitmq_acknowledge_due(source, now, &ack_ns, err) < 0 || rabbitmq_flush(s->rabbitmq, err) < 0)
         return -1;
     if (now >= s->beat_ns && rabbitmq_beat(s->rabbitmq, now, &s->beat_ns, err) < 0)
         return -1;
     int r = read_batch(source, err);
     if (r < 0)
         return -1;
-    if (s->answered && settle(source, err) < 0)
+    if (s->answered && rabbitmq_settle(source, err) < 0)
         return -1;
     if (rabbitmq_flush(s->rabbitmq, err) < 0)
         return -1;
@@ -717,7 +417,7 @@ const struct source_type source_rabbitmq = {
     .restore_consumed = restore_consumed,
     .run = run,
     .position = position,
-    .acknowledge = acknowledge,
+    .acknowledge = rabbitmq_acknowledge,
     .sink_open = rabbitmq_sink_open,
     .sink_publish = rabbitmq_sink_publish,
     .sink_close = rabbitmq_sink_close,
