@@ -30,6 +30,7 @@
 #define POSITIONS (BLOCK * BLOCKS)
 #define PARTS 64u
 #define PART_FIRST 16u
+#define PART_DOUBLES 8192u   /* below that a part doubles; then memory counts more than time */
 #define DELETES_AT_ONCE 1000 /* of expired chunks, in one checkpoint */
 #define EPOCH_DIGITS 20
 #define TEXT_IDS 96 /* coded at a time: as bytes a multiple of 3 */
@@ -186,7 +187,8 @@ static int part_reserve(const struct consumed *c, struct part *p)
 {
     if (p->size && p->used + 1 <= p->size - p->size / 4)
         return 0;
-    struct part grown = {.size = p->size ? p->size + p->size / 4 : PART_FIRST, .used = p->used};
+    uint32_t more = p->size < PART_DOUBLES ? p->size : p->size / 4;
+    struct part grown = {.size = p->size ? p->size + more : PART_FIRST, .used = p->used};
     grown.slots = calloc(grown.size, sizeof *grown.slots + sizeof *grown.tags);
     if (!grown.slots)
         return -1;
@@ -234,6 +236,17 @@ size_t consumed_unsettled(const struct consumed *consumed)
     return consumed_count(consumed) - consumed->settled;
 }
 
+void consumed_expect(const struct consumed *consumed, const struct consumed_id *id)
+{
+    uint64_t hash = mix(consumed, id);
+    const struct part *p = &consumed->parts[hash >> 58];
+    if (!p->size)
+        return;
+    uint32_t at = home(p, hash);
+    __builtin_prefetch(&p->tags[at]);
+    __builtin_prefetch(&p->slots[at], 1);
+}
+
 int consumed_reserve(struct consumed *consumed, const struct consumed_id *id, struct error *err)
 {
     struct consumed *c = consumed;
@@ -248,7 +261,7 @@ int consumed_reserve(struct consumed *consumed, const struct consumed_id *id, st
     return 0;
 }
 
-void consumed_add(struct consumed *consumed, const struct consumed_id *id)
+bool consumed_add(struct consumed *consumed, const struct consumed_id *id)
 {
     struct consumed *c = consumed;
     uint32_t position = position_of(c->last++);
@@ -256,7 +269,8 @@ void consumed_add(struct consumed *consumed, const struct consumed_id *id)
     struct part *p = part_of(c, hash);
     assert(c->blocks[position / BLOCK] && p->slots);
     uint32_t slot = find(c, p, hash, id);
-    if (p->tags[slot]) {
+    bool again = p->tags[slot];
+    if (again) {
         if (!tally_get(&c->extra, id) && ordinal_of(c, p->slots[slot] - 1) >= c->begun)
             tally_add(&c->fresh, id); /* the one that was alone */
         tally_add(&c->fresh, id);
@@ -267,6 +281,7 @@ void consumed_add(struct consumed *consumed, const struct consumed_id *id)
     *id_at(c, position) = *id;
     set_slot(p, slot, position, tag_of(hash));
     c->open++;
+    return again;
 }
 
 bool consumed_has(const struct consumed *consumed, const struct consumed_id *id)

@@ -27,10 +27,10 @@
  *   after the chunk was deleted       the broker has forgotten the message
  * A chunk that is deleted from memory and not from storage (its epoch did not commit) is restored likewise.
  *
- * Memory: 16 bytes an id and 7 to 8 for the index over it; 24 bytes a chunk; and 48 bytes for each identity
- * that is there more than once or was taken. All operations on an id are O(1). Beyond `max` ids the oldest
- * settled chunks expire early; unsettled ones, which are bounded by what the broker hands out without
- * acknowledgement and by the events in flight, never do.
+ * Memory: 16 bytes an id and 7 to 8 for the index over it (up to 13 while they are few); 24 bytes a chunk;
+ * and 48 bytes for each identity that is there more than once or was taken. All operations on an id are O(1).
+ * Beyond `max` ids the oldest settled chunks expire early; unsettled ones, which are bounded by what the
+ * broker hands out without acknowledgement and by the events in flight, never do.
  *
  * Thread: one at a time, that is under the source's emit lock (consumed_identity: any). */
 #pragma once
@@ -71,8 +71,11 @@ uint64_t consumed_restored(const struct consumed *consumed);
 
 /* Makes room, so that consumed_add cannot fail: before the event is delivered. Errors: ERROR_MEMORY. */
 int consumed_reserve(struct consumed *consumed, const struct consumed_id *id, struct error *err);
-/* The event was delivered (or dead-lettered): its identity goes into the same epoch. */
-void consumed_add(struct consumed *consumed, const struct consumed_id *id);
+/* It will be added or asked for soon, which is quicker then. Thread: who adds; also without the lock. */
+void consumed_expect(const struct consumed *consumed, const struct consumed_id *id);
+/* The event was delivered (or dead-lettered): its identity goes into the same epoch. Whether it is there more
+ * than once now. */
+bool consumed_add(struct consumed *consumed, const struct consumed_id *id);
 bool consumed_has(const struct consumed *consumed, const struct consumed_id *id);
 /* Whether there is an occurrence from before consumed_rewind that was not taken since; it is now. Errors:
  * ERROR_MEMORY

@@ -258,13 +258,12 @@ static int consume(struct source *source, struct error *err)
     if (r == CONSUMED_TAKEN) {
         source_drop(source, at);
     } else {
-        if (consumed_has(s->consumed, &s->identity)) /* and yet it is another one */
-            s->twins_ns = clock_coarse_ns();
         if (consumed_reserve(s->consumed, &s->identity, err) < 0)
             return -1;
         if ((r = deliver(source, at)))
             return r;
-        consumed_add(s->consumed, &s->identity);
+        if (consumed_add(s->consumed, &s->identity)) /* and yet it is another one */
+            s->twins_ns = clock_coarse_ns();
     }
     rabbitmq_passed(s, d);
     s->in_hand = false;
@@ -286,6 +285,7 @@ static int next_message(struct source *source, struct error *err)
         switch (s->message.method) {
         case AMQP_BASIC_DELIVER_METHOD:
             s->identity = rabbitmq_message_identity(s->consumed, &s->message);
+            consumed_expect(s->consumed, &s->identity);
             s->in_hand = true;
             return 0;
         case AMQP_BASIC_CANCEL_METHOD:
