@@ -121,7 +121,7 @@ static int prepare(const struct kafka_server *s)
     if (system(command) != 0)
         return complain("openssl", s->dir);
     snprintf(command, sizeof command,
-             "java -XX:TieredStopAtLevel=1 -Xshare:auto -Xmx128m -cp '" JARS
+             "java -XX:TieredStopAtLevel=1 -XX:-UsePerfData -Xshare:auto -Xmx128m -cp '" JARS
              "/*' kafka.tools.StorageTool format -t " CLUSTER " -c %1$s/server.properties --add-scram "
              "'SCRAM-SHA-256=[name=alice,password=secret]' --add-scram "
              "'SCRAM-SHA-512=[name=alice,password=secret]' >%1$s/format.log 2>&1",
@@ -143,8 +143,8 @@ static void exec_broker(const struct kafka_server *s, pid_t parent)
     dup2(log, 2);
     unsetenv("LD_PRELOAD");
     snprintf(path, sizeof path, "%s/server.properties", s->dir);
-    execlp("java", "java", "-Xms64m", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-           "-Xshare:auto", "-cp", JARS "/*", "kafka.Kafka", path, (char *)NULL);
+    execlp("java", "java", "-Xms64m", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
+           "-XX:+UseSerialGC", "-Xshare:auto", "-cp", JARS "/*", "kafka.Kafka", path, (char *)NULL);
     _exit(127);
 }
 
