@@ -116,6 +116,10 @@ static void test_triggers_refused(void **state)
          "activation_events[0]: type is empty"},
         {"{\"id\":\"t\"," TRUE_ "," PASS ",\"activation_events\":[{\"type\":\"a\",\"subject\":[]}]}",
          "activation_events: member subject is [], not a string"},
+        {"{\"id\":\"t\"," TRUE_ ",\"action\":{\"name\":\"HTTP_INVOKE\",\"url\":\"http://h/\",\"auth\":{"
+         "\"bearer\":{\"file\":\"../x\"}}}," EVENTS "}",
+         "action HTTP_INVOKE: auth.bearer: secret file ../x: not a name (letters, digits, dots, hyphens and "
+         "underscores) in the secret_directory"},
         {"{\"id\":\"t\",\"condition\":{\"name\":\"COUNTER_THRESHOLD\"}," PASS
          ",\"context\":{\"threshold\":0}," EVENTS "}",
          "condition COUNTER_THRESHOLD: context.threshold is 0, not a positive whole number"},

@@ -186,11 +186,25 @@ static void test_nothing_configured(void **state)
 static void test_form(void **state)
 {
     (void)state;
-    static const char *const good[] = {"{\"file\":\"a\"}", "{\"env\":\"b\"}", "{\"global\":\"c\"}"};
-    static const char *const bad[] = {"\"a\"",           "{}",           "{\"x\":\"y\"}", "null", "[]",
-                                      "{\"file\":\"\"}", "{\"file\":{}}"};
+    static const char *const good[] = {"{\"file\":\"a\"}", "{\"env\":\"b\"}", "{\"global\":\"c\"}",
+                                       "{\"file\":\"/run/secrets/a\"}"};
+    static const char *const bad[] = {"\"a\"",
+                                      "{}",
+                                      "{\"x\":\"y\"}",
+                                      "null",
+                                      "[]",
+                                      "{\"file\":\"\"}",
+                                      "{\"file\":{}}",
+                                      "{\"file\":\"../a\"}",
+                                      "{\"file\":\"a/b\"}",
+                                      "{\"file\":\"..\"}",
+                                      "{\"file\":\".a\"}",
+                                      "{\"file\":\"/run/../etc/a\"}",
+                                      "{\"file\":\"/run/secrets/\"}",
+                                      "{\"file\":\"/run/secrets/..\"}",
+                                      "{\"file\":\"a\\u0000\"}"};
     struct json_value value;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         assert_int_equal(json_scan(good[i], strlen(good[i]), &value, NULL), 0);
         assert_int_equal(secret_check(&value, NULL), 0);
     }

@@ -274,6 +274,10 @@ static void test_triggers(void **state)
                          TRIGGER("\"f\"", "FUNCTION_JOIN", "{}", "t"), BARE("none"), NULL));
     expect(bed, 200, "{\"accepted_triggers\":[],\"rejected_triggers\":[{\"reason\":\"", "POST",
            "/workspace/w/trigger", TRIGGERS(TRIGGER("\"m\"", "JOIN", "{\"join\":-1}", "t")));
+    expect(bed, 200, "headers.X-S: secret file ../x: not a name", "POST", "/workspace/w/trigger",
+           TRIGGERS("{\"id\":\"s\",\"condition\":{\"name\":\"TRUE\"},\"action\":{\"name\":\"HTTP_INVOKE\","
+                    "\"url\":\"http://h/\",\"headers\":{\"X-S\":{\"file\":\"../x\"}}},\"context\":{},"
+                    "\"activation_events\":[{\"type\":\"t\"}],\"transient\":false}"));
     call_as(bed, NULL, "application/json; charset=utf-8", "POST", "/workspace/w/trigger",
             join_triggers(&body,
                           TRIGGER("\"j\"", "JOIN", "{\"join\":3,\"x\":{\"__object__\":\"AA==\"}}", "t"),

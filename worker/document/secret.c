@@ -33,17 +33,11 @@ static int read_reference(const struct json_value *reference, struct json_value 
     return error_set(err, ERROR_INVALID, "is not one of {\"file\"|\"env\"|\"global\": name}");
 }
 
-static int bad_name(const char *name, struct error *err)
-{
-    return error_set(err, ERROR_INVALID,
-                     "secret file %.80s: not a name (letters, digits, dots, hyphens and underscores) in the "
-                     "secret_directory",
-                     name);
-}
+#define SEGMENT_MAX 200
 
 static bool is_segment(const char *name)
 {
-    if (!*name || *name == '.')
+    if (!*name || *name == '.' || strlen(name) > SEGMENT_MAX)
         return false;
     for (; *name; name++)
         if (!isalnum((unsigned char)*name) && !strchr("._-", *name))
@@ -51,8 +45,23 @@ static bool is_segment(const char *name)
     return true;
 }
 
-/* Whether a name in the secret_directory, which an absolute path may begin with, is one is known at the call
- * only. */
+static int not_a_name(const char *name, struct error *err)
+{
+    return error_set(err, ERROR_INVALID,
+                     "secret file %.80s: not a name (letters, digits, dots, hyphens and underscores) in the "
+                     "secret_directory",
+                     name);
+}
+
+/* Whether a file's name may be one in some secret_directory, whichever is configured. */
+static bool is_file_name(const char *name)
+{
+    const char *slash = strrchr(name, '/');
+    if (!slash)
+        return is_segment(name);
+    return *name == '/' && is_segment(slash + 1) && !strstr(name, "/../") && !strstr(name, "/./");
+}
+
 int secret_check(const struct json_value *reference, struct error *err)
 {
     struct json_value kind, name;
@@ -62,8 +71,11 @@ int secret_check(const struct json_value *reference, struct error *err)
     if (!json_equals(&kind, "file", 4))
         return 0;
     json_unescape(&name, &text);
-    return buffer_text(&text)[0] == '/' || is_segment(buffer_text(&text)) ? 0
-                                                                          : bad_name(buffer_text(&text), err);
+    if (text.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    if (memchr(text.data, '\0', text.len) || !is_file_name(buffer_text(&text)))
+        return not_a_name(buffer_text(&text), err);
+    return 0;
 }
 
 /* 0; 1: there is no such file. */
@@ -107,8 +119,8 @@ static int secret_file(const struct secret_scope *scope, const char *name, struc
     if (!len)
         return error_set(err, ERROR_INVALID, "secret file %.80s: no secret_directory is configured", name);
     const char *segment = !strncmp(name, directory, len) && name[len] == '/' ? name + len + 1 : name;
-    if (!is_segment(segment) || strlen(segment) > 200)
-        return bad_name(name, err);
+    if (!is_segment(segment))
+        return not_a_name(name, err);
     snprintf(path, sizeof path, "%.*s/%s/%s", (int)len, directory, scope->workspace, segment);
     int r = read_file(path, segment, out, err);
     if (r == 1) {

@@ -27,8 +27,9 @@ struct secret_scope {
     const struct json_value *global; /* an object; NULL: none */
 };
 
-/* Whether a value has the form of a reference. Errors: ERROR_INVALID; the value is not shown, since it may be
- * a secret. */
+/* Whether a value has the form of a reference, and its file's name can be that of a secret wherever the
+ * secret_directory is. Errors: ERROR_INVALID, with the file's name; anything else is not shown, since it may
+ * be a secret. */
 int secret_check(const struct json_value *reference, struct error *err);
 /* Appends the secret; a line feed at its end is left out. Errors: ERROR_INVALID (no reference, or not
  * allowed), ERROR_UNAVAILABLE (it is not there), ERROR_LIMIT, ERROR_MEMORY; never with the secret. */
