@@ -15,6 +15,7 @@
 #include "common/json.h"
 #include "common/json_compare.h"
 #include "tests/support/asl_cases.h"
+#include "worker/states/failure.h"
 #include "worker/states/choice.h"
 #include "worker/states/evaluation.h"
 #include "worker/states/state.h"
@@ -209,6 +210,17 @@ static int run_choice(struct run *run, const struct state *s, const struct json_
     return state_leave(s, run->evaluation, &input, ret_output, &err) < 0 ? failed(run, &err) : 0;
 }
 
+static int run_fail(struct run *run, const struct state *s)
+{
+    struct failure failure;
+    struct error err;
+    if (state_fail(s, run->evaluation, &failure, &err) < 0)
+        return failed(run, &err);
+    int r = ends(run, failure.has_error ? buffer_text(&failure.error) : "");
+    failure_done(&failure);
+    return r;
+}
+
 static int run_state(struct run *run, const struct state *s, const struct json_value *name,
                      const struct json_value *document, const struct json_value *raw,
                      const struct json_value *context, struct json_value *ret_output, struct buffer *ret_next)
@@ -226,7 +238,7 @@ static int run_state(struct run *run, const struct state *s, const struct json_v
     if (!strcmp(kind, "Choice"))
         return run_choice(run, s, document, raw, context, ret_output, ret_next);
     if (!strcmp(kind, "Fail"))
-        return state_fail(s, run->evaluation, &err), failed(run, &err);
+        return run_fail(run, s);
     if (!strcmp(kind, "Task"))
         r = run_task(run, s, name, raw, context, &result);
     else if (!strcmp(kind, "Map"))

@@ -42,19 +42,23 @@ static int teardown(void **state)
 }
 
 /* activations: a JSON array's inside. */
-static struct trigger *add(struct bed *bed, const char *activations)
+static struct trigger *add_with(struct bed *bed, const char *condition, const char *activations)
 {
     char id[24];
     struct error err;
     BUFFER_AUTO text = BUFFER_INIT;
     int len = snprintf(id, sizeof id, "t%zu", bed->n);
     buffer_printf(
-        &text,
-        "{\"condition\":{\"name\":\"TRUE\"},\"action\":{\"name\":\"PASS\"},\"activation_events\":[%s]}",
-        activations);
+        &text, "{\"condition\":{\"name\":\"%s\"},\"action\":{\"name\":\"PASS\"},\"activation_events\":[%s]}",
+        condition, activations);
     assert_int_equal(
         trigger_new(id, (size_t)len, text.data, text.len, bed->n_shards, &bed->triggers[bed->n], &err), 0);
     return bed->triggers[bed->n++];
+}
+
+static struct trigger *add(struct bed *bed, const char *activations)
+{
+    return add_with(bed, "TRUE", activations);
 }
 
 static void build(struct bed *bed)
@@ -157,6 +161,33 @@ static void test_any(void **state)
             assert_int_equal(reaches(bed, rows[i].type, rows[i].subject, triggers[j]), rows[i].reached[j]);
 }
 
+/* A failure that nobody catches is one of what is around the state; whoever else wants to know is told, too.
+ */
+static void test_failures(void **state)
+{
+    struct bed *bed = *state;
+    struct trigger *around = add(bed, "{\"type\":\"lambda.uncaught\",\"subject\":\"a\"},"
+                                      "{\"type\":\"lambda.uncaught\",\"subject\":\"b\"}");
+    struct trigger *all = add(bed, "{\"type\":\"lambda.failure\",\"subject\":\"*\"}");
+    struct trigger *catches =
+        add_with(bed, "AWS_ASF_CATCH", "{\"type\":\"lambda.failure\",\"subject\":\"b\"}");
+    build(bed);
+    assert_int_equal(reaches(bed, "lambda.failure", "a", around), 1);
+    assert_int_equal(reaches(bed, "lambda.failure", "a", all), 1);
+    assert_int_equal(reaches(bed, "lambda.failure", "b", around), 0);
+    assert_int_equal(reaches(bed, "lambda.failure", "b", all), 1);
+    assert_int_equal(reaches(bed, "lambda.failure", "b", catches), 1);
+    assert_int_equal(reaches(bed, "lambda.uncaught", "b", around), 1);
+    assert_int_equal(reaches(bed, "lambda.uncaught", "b", catches), 0);
+    assert_int_equal(reaches(bed, "lambda.success", "a", around), 0);
+    assert_int_equal(reaches(bed, "lambda.failure", "c", around), 0);
+    add(bed, "{\"type\":\"*\",\"subject\":\"*\"},{\"type\":\"*\",\"subject\":\"a\"},"
+             "{\"type\":\"lambda.failure\",\"subject\":\"a\"}");
+    build(bed);
+    const struct route *routes[ROUTE_MAX_LISTS];
+    assert_int_equal(match(bed, "lambda.failure", 14, "a", 1, routes), ROUTE_MAX_LISTS);
+}
+
 static void test_same_activation_twice(void **state)
 {
     struct bed *bed = *state;
@@ -256,6 +287,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_empty, setup, teardown),
         cmocka_unit_test_setup_teardown(test_subjects, setup, teardown),
         cmocka_unit_test_setup_teardown(test_any, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
         cmocka_unit_test_setup_teardown(test_same_activation_twice, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_names, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nul, setup, teardown),

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "common/buffer.h"
+#include "common/cloudevent.h"
 #include "common/error.h"
 #include "common/log.h"
 #include "tests/support/fake_checkpoint.h"
@@ -125,6 +127,37 @@ static void test_many(void **state)
     assert_int_equal(timers_count(b->timers), 0);
 }
 
+/* Those of firings are taken up from what a checkpoint has committed. */
+static void test_added(void **state)
+{
+    struct bed *b = *state;
+    struct changes committed = {0};
+    struct cloudevent event;
+    put("old", 500, EVENT);
+    reload(b);
+    cloudevent_clear(&event);
+    event.attribute[CE_TYPE] = (struct cloudevent_span){"t", 1};
+    for (unsigned i = 0; i < 1000; i++) {
+        char id[24];
+        BUFFER_AUTO document = BUFFER_INIT;
+        int len = snprintf(id, sizeof id, "added%u", i);
+        timer_write(1 + (uint64_t)i * 7919 % 1000, &event, &document);
+        changes_put(&committed, STORAGE_TIMERS, id, (size_t)len, document.data, document.len);
+    }
+    changes_put(&committed, STORAGE_OUTBOX, "x", 1, "{}", 2);
+    changes_put(&committed, STORAGE_TIMERS, "old", 3, "{\"at\":2000}", 11);
+    changes_delete(&committed, STORAGE_TIMERS, "none", 4);
+    timers_add(b->timers, &committed);
+    changes_done(&committed);
+    assert_int_equal(timers_count(b->timers), 1001);
+    for (uint64_t now = 1; now <= 1000; now++) {
+        assert_int_equal(timers_next(b->timers), now);
+        assert_int_equal(timers_fire(b->timers, now, &b->injection), 1);
+    }
+    assert_int_equal(timers_next(b->timers), 2000);
+    assert_int_equal(internal_pending(b->pipeline->worker.internal), 1000);
+}
+
 static void test_reload(void **state)
 {
     struct bed *b = *state;
@@ -180,6 +213,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_added, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reload, setup, teardown),
         cmocka_unit_test_setup_teardown(test_outcomes, setup, teardown),
     };

@@ -23,7 +23,9 @@ struct route_list {
     size_t n;
 };
 
-#define ROUTE_MAX_LISTS 4 /* (type, subject), (type, *), (*, subject), (*, *) */
+#define ROUTE_MAX_LISTS                                                                                 \
+    5 /* (type, subject), (type, *), (*, subject), (*, *); of a failure that nobody catches, (uncaught, \
+         subject) */
 
 struct record_event {
     uint64_t position[2]; /* the event as its source names it (struct arena_event) */

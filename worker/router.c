@@ -6,6 +6,7 @@
 #include "common/cloudevent.h"
 #include "common/error.h"
 #include "worker/shard/trigger.h"
+#include "worker/states/failure.h"
 
 #define KEY_ON_STACK 512
 
@@ -210,6 +211,15 @@ const struct route_list *router_target(const struct router *router, const char *
     return hash_get(&router->targets, id, len);
 }
 
+bool route_catches(const struct route *const *routes, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        for (size_t j = 0; j < routes[i]->n; j++)
+            if (routes[i]->all[j]->condition->catches)
+                return true;
+    return false;
+}
+
 unsigned router_match(const struct router *router, const struct cloudevent *event,
                       const struct route *ret_routes[ROUTE_MAX_LISTS])
 {
@@ -225,6 +235,10 @@ unsigned router_match(const struct router *router, const struct cloudevent *even
     if (router->any_type && (r = find(router, "*", 1, subject_text, subject->len)))
         ret_routes[n++] = r;
     if (router->any_both && (r = find(router, "*", 1, "*", 1)))
+        ret_routes[n++] = r;
+    if (type->len == strlen(FAILURE_TYPE) && !memcmp(type->text, FAILURE_TYPE, type->len) &&
+        !route_catches(ret_routes, n) &&
+        (r = find(router, FAILURE_UNCAUGHT, strlen(FAILURE_UNCAUGHT), subject_text, subject->len)))
         ret_routes[n++] = r;
     return n;
 }

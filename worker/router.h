@@ -41,6 +41,10 @@ void router_free(struct router *router); /* NULL is fine */
 /* The trigger of this id, if it can be written to (write.h); NULL: there is none. Thread: any. */
 const struct route_list *router_target(const struct router *router, const char *id, size_t len);
 
-/* The routes that match the event, at most ROUTE_MAX_LISTS. Returns how many. Thread: any. */
+/* The routes that match the event, at most ROUTE_MAX_LISTS. A lambda.failure that no trigger which catches is
+ * activated by goes to those of lambda.uncaught of its subject, too (states/failure.h). Returns how many.
+ * Thread: any. */
 unsigned router_match(const struct router *router, const struct cloudevent *event,
                       const struct route *ret_routes[ROUTE_MAX_LISTS]);
+/* Whether one of their triggers catches failures (condition_type.catches). Thread: any. */
+bool route_catches(const struct route *const *routes, unsigned n);

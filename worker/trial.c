@@ -9,6 +9,7 @@
 #include "common/decision.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "worker/checkpoint/timers.h"
 #include "worker/shard/firing.h"
 #include "worker/globals.h"
 #include "worker/document/redact.h"
@@ -128,8 +129,17 @@ static void finish(struct firing *firing)
     buffer_append_text(effects_of(firing), "{\"finish\":true}");
 }
 
+static int set_timer(struct firing *firing, uint64_t at, const struct cloudevent *event, struct error *err)
+{
+    struct buffer *out = effects_of(firing);
+    buffer_append_text(out, "{\"timer\":");
+    timer_write(at, event, out);
+    buffer_append_char(out, '}');
+    return out->failed ? error_set(err, ERROR_MEMORY, "out of memory") : 0;
+}
+
 static const struct firing_type described = {
-    .emit = emit, .write = write_context, .intend = intend, .finish = finish};
+    .emit = emit, .write = write_context, .intend = intend, .finish = finish, .timer = set_timer};
 
 /* --- the trial --- */
 

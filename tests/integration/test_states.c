@@ -20,6 +20,7 @@
 #include "tests/support/worker_bed.h"
 
 #define REGION "eu-west-1"
+#define SECOND 0.05 /* of Wait, Retry and TimeoutSeconds, where they are not in the input */
 
 struct bed {
     struct worker_bed *worker;
@@ -75,6 +76,7 @@ struct execution {
     struct buffer end;    /* trigger */
     unsigned first, last; /* machines' numbers */
     bool refused;
+    bool over;
 };
 
 struct batch {
@@ -92,6 +94,26 @@ static void append_raw(struct buffer *out, const struct json_value *object, cons
     json_member(object, name, &value);
     const char *raw = value.type == JSON_ABSENT ? "null" : json_raw(&value, &len);
     buffer_append(out, raw, value.type == JSON_ABSENT ? 4 : len);
+}
+
+/* What Lambda says when a function has failed is Cause, as the service shows it; other failures are told as
+ * they are. */
+static void write_failure(const struct json_value *mock, struct buffer *result)
+{
+    struct json_value cause, root, value;
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (json_member(mock, "cause", &cause) && cause.type == JSON_STRING)
+        json_unescape(&cause, &text);
+    if (text.len && json_scan(text.data, text.len, &root, NULL) == 0 && root.type == JSON_OBJECT &&
+        json_member(&root, "errorType", &value)) {
+        buffer_append(result, text.data, text.len);
+        return;
+    }
+    buffer_append_text(result, "{\"Error\":");
+    append_raw(result, mock, "error");
+    buffer_append_text(result, ",\"Cause\":");
+    append_raw(result, mock, "cause");
+    buffer_append_char(result, '}');
 }
 
 /* The function of all tasks: the subject says whose task it is, and of which execution. */
@@ -112,35 +134,16 @@ static bool compute(void *data, const char *function, const struct json_value *p
     struct json_value state = {.text = colon + 1, .len = strlen(colon + 1), .type = JSON_STRING};
     if (!asl_mocks_find(&batch->mocks, &batch->cases.values[i], &state, &input, &mock))
         return false;
+    if (json_member(&mock, "timeout", &value)) /* never ends */
+        return false;
     if (!json_member(&mock, "result", &value)) {
-        buffer_append_text(result, "{\"errorType\":");
-        append_raw(result, &mock, "error");
-        buffer_append_text(result, ",\"errorMessage\":");
-        append_raw(result, &mock, "cause");
-        buffer_append_char(result, '}');
+        write_failure(&mock, result);
         return false;
     }
     size_t len;
     const char *raw = json_raw(&value, &len);
     buffer_append(result, raw, len);
     return true;
-}
-
-/* Nobody else says that time is over. */
-static bool has_timeout(const struct json_value *test)
-{
-    struct json_value mocks, name, list, mock, value;
-    struct json_iter iter, of_list;
-    if (!json_member(test, "task_mocks", &mocks))
-        return false;
-    json_iter_init(&iter, &mocks);
-    while (json_next(&iter, &name, &list)) {
-        json_iter_init(&of_list, &list);
-        while (json_next(&of_list, &name, &mock))
-            if (json_member(&mock, "timeout", &value))
-                return true;
-    }
-    return false;
 }
 
 static void add(struct batch *batch, size_t i, unsigned *number)
@@ -160,6 +163,7 @@ static void add(struct batch *batch, size_t i, unsigned *number)
         buffer_append_char(&more, '}');
     }
     struct asl_machine machine = {.prefix = e->prefix,
+                                  .second = SECOND,
                                   .number = number,
                                   .more = buffer_text(&more),
                                   .task = buffer_text(&batch->bed->task),
@@ -194,8 +198,8 @@ static void publish(const struct batch *batch, const struct execution *e)
                      0);
 }
 
-/* The first dead letter of the execution: its detail; "" when there is none. */
-static void find_letter(const redisReply *letters, const struct execution *e, struct buffer *out)
+/* Appends the details of the execution's dead letters, a line each. */
+static void find_letters(const redisReply *letters, const struct execution *e, struct buffer *out)
 {
     for (size_t i = 1; i < letters->elements; i += 2) {
         struct json_value letter, trigger, detail;
@@ -210,7 +214,7 @@ static void find_letter(const redisReply *letters, const struct execution *e, st
              number > e->last))
             continue;
         json_unescape(&detail, out);
-        return;
+        buffer_append_char(out, '\n');
     }
 }
 
@@ -241,7 +245,7 @@ static bool passes(const struct batch *batch, const struct execution *e, const r
     assert_true(json_member(&batch->cases.values[e->test], "expect", &expect) &&
                 json_member(&expect, "status", &status));
     bool ended = !e->refused && read_result(batch, e, &result);
-    find_letter(letters, e, &letter);
+    find_letters(letters, e, &letter);
     if (e->refused)
         buffer_append_text(&letter, "States.Runtime: refused");
     if (json_equals(&status, "SUCCEEDED", 9)) {
@@ -264,20 +268,47 @@ static bool passes(const struct batch *batch, const struct execution *e, const r
 
 static void compile_all(struct batch *batch)
 {
-    static const char *const beyond[] = {
-        "Retry", "Catch", "Assign", "Wait", "TimeoutSeconds", "HeartbeatSeconds", NULL};
+    static const char *const beyond[] = {"Assign", "HeartbeatSeconds", NULL};
     static const char *const tags[] = {"task_token", "activity", NULL};
     unsigned number = 0;
     batch->executions = calloc(batch->cases.n, sizeof *batch->executions);
     assert_non_null(batch->executions);
-    for (size_t i = 0; i < batch->cases.n; i++) {
-        if (!asl_cases_covered(&batch->cases, i, beyond, tags))
-            continue;
-        if (has_timeout(&batch->cases.values[i]))
-            asl_cases_leave_out(&batch->cases, "a task that runs out of time");
-        else
+    for (size_t i = 0; i < batch->cases.n; i++)
+        if (asl_cases_covered(&batch->cases, i, beyond, tags))
             add(batch, i, &number);
+}
+
+static redisReply *read_letters(void)
+{
+    redisReply *letters = redis_server_do(&redis, "HGETALL ws-dead_letters");
+    assert_non_null(letters);
+    return letters;
+}
+
+/* Whether all have ended; looks at those only that had not, the last time. */
+static bool are_over(struct batch *batch)
+{
+    redisReply *letters = read_letters();
+    size_t left = 0;
+    for (size_t i = 0; i < batch->n; i++) {
+        struct execution *e = &batch->executions[i];
+        BUFFER_AUTO text = BUFFER_INIT;
+        if (e->refused || e->over)
+            continue;
+        find_letters(letters, e, &text);
+        e->over = text.len || read_result(batch, e, &text);
+        left += !e->over;
     }
+    freeReplyObject(letters);
+    return !left;
+}
+
+static void show_left(const struct batch *batch)
+{
+    for (size_t i = 0; i < batch->n; i++)
+        if (!batch->executions[i].refused && !batch->executions[i].over)
+            asl_cases_name(&batch->cases, batch->executions[i].test);
+    worker_bed_show(batch->bed->worker);
 }
 
 static void test_executions(void **state)
@@ -292,10 +323,10 @@ static void test_executions(void **state)
     for (size_t i = 0; i < batch.n; i++)
         if (!batch.executions[i].refused)
             publish(&batch, &batch.executions[i]);
+    WAIT_ELSE(are_over(&batch), show_left(&batch));
     worker_bed_settle(batch.bed->worker);
     worker_bed_stop(batch.bed->worker);
-    redisReply *letters = redis_server_do(&redis, "HGETALL ws-dead_letters");
-    assert_non_null(letters);
+    redisReply *letters = read_letters();
     for (size_t i = 0; i < batch.n; i++) {
         if (passes(&batch, &batch.executions[i], letters)) {
             passed++;
@@ -318,20 +349,27 @@ static void test_executions(void **state)
 /* --- answers --- */
 
 /* Stores a machine; *ret_end: the trigger of its end. */
-static void store(struct bed *bed, const char *definition, char ret_end[32])
+static void store_with(struct bed *bed, const char *definition,
+                       void (*put)(void *data, const char *id, const char *document), char ret_end[32])
 {
     struct json_value root;
     unsigned number = 0;
     struct asl_machine machine = {.prefix = "",
+                                  .second = SECOND,
                                   .number = &number,
                                   .more = "",
                                   .task = buffer_text(&bed->task),
-                                  .put = put_trigger,
+                                  .put = put,
                                   .data = bed};
     assert_int_equal(json_scan(definition, strlen(definition), &root, NULL), 0);
     assert_true(asl_compile(&machine, &root));
     snprintf(ret_end, 32, "%s", buffer_text(&machine.end));
     asl_machine_done(&machine);
+}
+
+static void store(struct bed *bed, const char *definition, char ret_end[32])
+{
+    store_with(bed, definition, put_trigger, ret_end);
 }
 
 static void run(struct bed *bed, const char *input)
@@ -438,7 +476,42 @@ static void test_without_keys(void **state)
     assert_int_equal(n, 50);
 }
 
-/* An invocation that is given up is a dead letter, and nobody waits for its answer any more. */
+static bool has_letter(const struct bed *bed, const char *text)
+{
+    (void)bed;
+    redisReply *letters = read_letters();
+    bool found = false;
+    for (size_t i = 1; i < letters->elements && !found; i += 2)
+        found = strstr(letters->element[i]->str, text);
+    freeReplyObject(letters);
+    return found;
+}
+
+static void assert_finished(const struct bed *bed, const char *count)
+{
+    char *text = workspace_get(&bed->worker->workspace, "checkpoint", "finished");
+    assert_non_null(text);
+    assert_non_null(strstr(text, count));
+    free(text);
+}
+
+/* Nothing is kept of a run, whether it has failed or not. */
+static void assert_nothing_kept(const struct bed *bed)
+{
+    static const char *const triggers[] = {"StateMachine1", "StateMachine2", "StateMachine3", "Both",
+                                           "Task.failed",   "Each.failed",   "Both.failed"};
+    static const char *const members[] = {"joins", "answers", "tries"};
+    for (size_t t = 0; t < sizeof triggers / sizeof triggers[0]; t++) {
+        char *text = workspace_get(&bed->worker->workspace, "triggers", triggers[t]);
+        if (!text)
+            continue;
+        free(text);
+        for (size_t m = 0; m < 3; m++)
+            assert_string_equal(context(bed, triggers[t], members[m]), "");
+    }
+}
+
+/* An invocation that is given up is a dead letter, its Map fails, and nobody waits for answers any more. */
 static void test_given_up(void **state)
 {
     struct bed *bed = *state;
@@ -446,13 +519,223 @@ static void test_given_up(void **state)
     store(bed, each, end);
     function_server_behave(bed->server, NULL, &(struct function_behaviour){.status = 404});
     worker_bed_up(bed->worker);
-    run(bed, "[{\"n\":1,\"behave\":{}}]");
-    AWAIT_BED(bed->worker, workspace_dead_letters(&bed->worker->workspace, "action_failed") == 1);
+    run(bed, "[{\"n\":1,\"behave\":{}},{\"n\":2,\"behave\":{}}]");
+    AWAIT_BED(bed->worker, workspace_dead_letters(&bed->worker->workspace, "action_failed") == 3);
     worker_bed_settle(bed->worker);
     worker_bed_stop(bed->worker);
-    assert_string_equal(context(bed, "StateMachine2", "answers"), "");
-    assert_string_equal(context(bed, "StateMachine2", "join_multiple"), "1");
+    assert_true(has_letter(bed, "Lambda.ResourceNotFoundException: answered 404"));
+    assert_nothing_kept(bed);
     assert_string_equal(context(bed, end, "result"), "");
+}
+
+/* --- failures --- */
+
+/* A function that fails for odd numbers, at each attempt but the `well`th (0: at all). */
+struct odd {
+    unsigned well;
+    unsigned attempts[64];
+};
+
+static bool fail_odd(void *data, const char *function, const struct json_value *payload,
+                     struct buffer *result)
+{
+    struct odd *odd = data;
+    struct json_value n;
+    int64_t number;
+    (void)function;
+    assert_true(json_member(payload, "n", &n) && json_integer(&n, &number) && number >= 0 && number < 64);
+    if (number % 2 && ++odd->attempts[number] != odd->well) {
+        buffer_printf(result, "{\"errorType\":\"Odd\",\"errorMessage\":\"%lld\"}", (long long)number);
+        return false;
+    }
+    buffer_printf(result, "{\"n\":%lld}", (long long)number);
+    return true;
+}
+
+#define TASK(more)                                                                                           \
+    "\"Task\":{\"Type\":\"Task\",\"Resource\":\"f\",\"End\":true,\"Parameters\":{\"n.$\":\"$.n\",\"behave.$" \
+    "\":"                                                                                                    \
+    "\"$.behave\"},\"OutputPath\":\"$.n\"" more "}"
+#define EACH(more, states)                                                                    \
+    "{\"StartAt\":\"Each\",\"States\":{\"Each\":{\"Type\":\"Map\",\"ItemsPath\":\"$.items\"," \
+    "\"ItemProcessor\":{"                                                                     \
+    "\"StartAt\":\"Task\",\"States\":{" states "}}" more "}"
+
+static void write_run(unsigned n, unsigned odd, struct buffer *out)
+{
+    buffer_append_text(out, "{\"items\":[");
+    for (unsigned i = 0; i < n; i++)
+        buffer_printf(out, "%s{\"n\":%u,\"behave\":{\"run_ms\":%u}}", i ? "," : "", i * 2 + (i == odd),
+                      i % 7);
+    buffer_append_text(out, "]}");
+}
+
+/* A failed iteration fails the Map, once, which its Catch takes; the others' results do no harm. */
+static void test_map_caught(void **state)
+{
+    struct bed *bed = *state;
+    struct odd odd = {0};
+    char end[32];
+    BUFFER_AUTO input = BUFFER_INIT;
+    store(bed,
+          EACH(",\"Catch\":[{\"ErrorEquals\":[\"Even\"],\"Next\":\"Wrong\"},{\"ErrorEquals\":[\"Odd\"],"
+               "\"ResultPath\":\"$.error\",\"Next\":\"Caught\"}],\"End\":true",
+               TASK("")) ",\"Wrong\":{\"Type\":\"Pass\",\"End\":true},\"Caught\":{\"Type\":\"Pass\","
+                         "\"Parameters\":{\"n.$\":\"States.ArrayLength($.items)\",\"e.$\":\"$.error.Error\"},"
+                         "\"End\":true}}}",
+          end);
+    function_server_compute(bed->server, fail_odd, &odd);
+    worker_bed_up(bed->worker);
+    write_run(20, 3, &input);
+    run(bed, buffer_text(&input));
+    AWAIT_BED(bed->worker, *context(bed, end, "result"));
+    assert_string_equal(context(bed, end, "result"), "{\"n\":20,\"e\":\"Odd\"}");
+    AWAIT_BED(bed->worker, function_server_published(bed->server) == 20);
+    worker_bed_settle(bed->worker);
+    buffer_reset(&input, 0);
+    write_run(4, 9, &input); /* none */
+    run(bed, buffer_text(&input));
+    AWAIT_BED(bed->worker, !strcmp(context(bed, end, "result"), "[0,2,4,6]"));
+    buffer_reset(&input, 0);
+    buffer_append_text(
+        &input, "{\"items\":[{\"n\":1,\"behave\":{}},{\"n\":3,\"behave\":{}},{\"n\":2,\"behave\":{}}]}");
+    run(bed, buffer_text(&input));
+    AWAIT_BED(bed->worker, !strcmp(context(bed, end, "result"), "{\"n\":3,\"e\":\"Odd\"}"));
+    worker_bed_settle(bed->worker);
+    worker_bed_stop(bed->worker);
+    assert_int_equal(workspace_count(&bed->worker->workspace, "dead_letters"), 0);
+    assert_finished(bed, "\"count\":3,");
+    assert_nothing_kept(bed);
+}
+
+/* Through a Parallel in a Map: outwards until somebody takes it, or a dead letter of the Map. */
+static const char nested[] =
+    "{\"StartAt\":\"Each\",\"States\":{\"Each\":{\"Type\":\"Map\",\"ItemsPath\":\"$.items\",\"End\":true,"
+    "\"ItemProcessor\":{\"StartAt\":\"Both\",\"States\":{\"Both\":{\"Type\":\"Parallel\",\"End\":true,"
+    "\"Branches\":["
+    "{\"StartAt\":\"Task\",\"States\":{" TASK("") "}},"
+                                                  "{\"StartAt\":\"Pass\",\"States\":{\"Pass\":{\"Type\":"
+                                                  "\"Pass\",\"Result\":7,\"End\":true}}}]}}}}}}";
+
+static void run_nested(struct bed *bed, const char *end)
+{
+    BUFFER_AUTO input = BUFFER_INIT;
+    write_run(5, 2, &input);
+    run(bed, buffer_text(&input));
+    AWAIT_BED(bed->worker, workspace_dead_letters(&bed->worker->workspace, "action_failed") == 1);
+    AWAIT_BED(bed->worker, function_server_published(bed->server) == 5);
+    worker_bed_settle(bed->worker);
+    assert_int_equal(workspace_count(&bed->worker->workspace, "dead_letters"), 1);
+    assert_true(has_letter(bed, "\"detail\":\"Odd: "));
+    buffer_reset(&input, 0);
+    write_run(3, 9, &input);
+    run(bed, buffer_text(&input));
+    AWAIT_BED(bed->worker, !strcmp(context(bed, end, "result"), "[[0,7],[2,7],[4,7]]"));
+    worker_bed_settle(bed->worker);
+    worker_bed_stop(bed->worker);
+    assert_nothing_kept(bed);
+}
+
+static void test_nested_uncaught(void **state)
+{
+    struct bed *bed = *state;
+    struct odd odd = {0};
+    char end[32];
+    store(bed, nested, end);
+    function_server_compute(bed->server, fail_odd, &odd);
+    worker_bed_up(bed->worker);
+    run_nested(bed, end);
+}
+
+/* As the original client compiles it: no trigger is there for failures, nor names a Parallel its branches. */
+static void put_original(void *data, const char *id, const char *document)
+{
+    BUFFER_AUTO text = BUFFER_INIT;
+    const char *branches = strstr(document, ",\"Branches\":[\"StateMachine");
+    if (strstr(id, ".failed"))
+        return;
+    if (branches) {
+        buffer_append(&text, document, (size_t)(branches - document));
+        buffer_append_text(&text, strchr(branches, ']') + 1);
+    }
+    put_trigger(data, id, branches ? buffer_text(&text) : document);
+}
+
+static void test_nested_original(void **state)
+{
+    struct bed *bed = *state;
+    struct odd odd = {0};
+    char end[32];
+    store_with(bed, nested, put_original, end);
+    function_server_compute(bed->server, fail_odd, &odd);
+    function_server_behave(bed->server, NULL, &(struct function_behaviour){.publish = true});
+    worker_bed_up(bed->worker);
+    run(bed, "{\"items\":[{\"n\":1,\"behave\":{}}]}");
+    AWAIT_BED(bed->worker, workspace_dead_letters(&bed->worker->workspace, "action_failed") == 1);
+    worker_bed_settle(bed->worker);
+    assert_true(has_letter(bed, "\"detail\":\"Odd: "));
+    run(bed, "{\"items\":[{\"n\":2,\"behave\":{}},{\"n\":4,\"behave\":{}}]}");
+    AWAIT_BED(bed->worker, !strcmp(context(bed, end, "result"), "[[2,7],[4,7]]"));
+    worker_bed_settle(bed->worker);
+    worker_bed_stop(bed->worker);
+}
+
+/* Attempts are counted for each iteration, whose last one is its result. */
+static void test_retried(void **state)
+{
+    struct bed *bed = *state;
+    struct odd odd = {.well = 3};
+    char end[32];
+    BUFFER_AUTO input = BUFFER_INIT;
+    BUFFER_AUTO results = BUFFER_INIT;
+    store(bed,
+          EACH(",\"End\":true",
+               TASK(",\"Retry\":[{\"ErrorEquals\":[\"Even\"],\"MaxAttempts\":9},{\"ErrorEquals\":[\"Odd\"],"
+                    "\"IntervalSeconds\":1,\"MaxAttempts\":2,\"MaxDelaySeconds\":1,\"JitterStrategy\":"
+                    "\"FULL\"}]")) "}}",
+          end);
+    buffer_append_text(&input, "{\"items\":[");
+    for (unsigned i = 0; i < 40; i++) {
+        buffer_printf(&input, "%s{\"n\":%u,\"behave\":{\"run_ms\":%u}}", i ? "," : "", i, i % 5);
+        buffer_printf(&results, "%s%u", i ? "," : "[", i);
+    }
+    buffer_append_text(&input, "]}");
+    buffer_append_char(&results, ']');
+    function_server_compute(bed->server, fail_odd, &odd);
+    worker_bed_up(bed->worker);
+    run(bed, buffer_text(&input));
+    AWAIT_BED(bed->worker, *context(bed, end, "result"));
+    assert_string_equal(context(bed, end, "result"), buffer_text(&results));
+    assert_int_equal(function_server_keys(bed->server, "f", "Task"), 20 + 3 * 20);
+    worker_bed_settle(bed->worker);
+    worker_bed_stop(bed->worker);
+    assert_int_equal(workspace_count(&bed->worker->workspace, "dead_letters"), 0);
+    assert_nothing_kept(bed);
+}
+
+/* What has taken too long has failed; its answer, when it comes, is none. */
+static void test_timed_out(void **state)
+{
+    struct bed *bed = *state;
+    char end[32];
+    store(bed,
+          EACH(",\"Catch\":[{\"ErrorEquals\":[\"States.Timeout\"],\"ResultPath\":\"$.error\",\"Next\":"
+               "\"Late\"}],"
+               "\"End\":true",
+               TASK(",\"TimeoutSeconds\":4")) ",\"Late\":{\"Type\":\"Pass\",\"OutputPath\":\"$.error\","
+                                              "\"End\":true}}}",
+          end);
+    function_server_compute(bed->server, give_back, NULL);
+    worker_bed_up(bed->worker);
+    run(bed, "{\"items\":[{\"n\":1,\"behave\":{}},{\"n\":2,\"behave\":{\"run_ms\":700}}]}");
+    AWAIT_BED(bed->worker, *context(bed, end, "result"));
+    assert_string_equal(context(bed, end, "result"), "{\"Error\":\"States.Timeout\",\"Cause\":null}");
+    AWAIT_BED(bed->worker, function_server_published(bed->server) == 2);
+    worker_bed_settle(bed->worker);
+    worker_bed_stop(bed->worker);
+    assert_int_equal(workspace_count(&bed->worker->workspace, "dead_letters"), 0);
+    assert_finished(bed, "\"count\":1,");
+    assert_nothing_kept(bed);
 }
 
 static int start_redis(void **state)
@@ -475,6 +758,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_without_keys, setup, teardown),
         cmocka_unit_test_setup_teardown(test_given_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_map_caught, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nested_uncaught, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nested_original, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retried, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_timed_out, setup, teardown),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");

@@ -1,7 +1,8 @@
 /* Kills while a state machine runs, with a Map, Choices, a Parallel and tasks whose results are merged into
- * their input: the output must be exactly that of one undisturbed run, and every start of a function that was
- * repeated must have the same key. The real worker is killed with SIGKILL at random instants, and at every
- * named crash point on the way of a state (make SAN=crash).
+ * their input, of which some fail and are tried again, and others fail their Parallel, which catches that:
+ * the output must be exactly that of one undisturbed run, and every start of a function that was repeated
+ * must have the same key. The real worker is killed with SIGKILL at random instants, and at every named crash
+ * point on the way of a state (make SAN=crash).
  *
  * TRIGGERFLOW_KILLS: random kills in all (200). TRIGGERFLOW_SEED: repeats a run's random choices, though not
  * the instants. */
@@ -29,8 +30,8 @@
 #define LIFE_MOST (120 * CLOCK_MS)
 #define ORDERS 24
 
-/* Small orders go to one function, the others to a function and a Pass at the same time; a last task counts.
- */
+/* Small orders go to one function, which fails for odd ones at first, the others to a function, which fails
+ * for the largest, and a Pass at the same time; a last task counts. */
 static const char definition[] =
     "{\"StartAt\":\"Prepare\",\"States\":{"
     "\"Prepare\":{\"Type\":\"Pass\",\"Parameters\":{\"orders.$\":\"$\",\"n.$\":\"States.ArrayLength($)\"},"
@@ -40,9 +41,13 @@ static const char definition[] =
     "\"ItemProcessor\":{\"StartAt\":\"Big\",\"States\":{"
     "\"Big\":{\"Type\":\"Choice\",\"Choices\":[{\"Variable\":\"$.order\",\"NumericGreaterThanEquals\":10,"
     "\"Next\":\"Both\"}],\"Default\":\"Small\"},"
-    "\"Small\":{\"Type\":\"Task\",\"Resource\":\"small\",\"Parameters\":{\"n.$\":\"$.order\"},"
+    "\"Small\":{\"Type\":\"Task\",\"Resource\":\"small\",\"Parameters\":{\"n.$\":\"$.order\",\"i.$\":\"$."
+    "index\"},"
+    "\"Retry\":[{\"ErrorEquals\":[\"Once\"],\"IntervalSeconds\":1,\"MaxAttempts\":1}],"
     "\"ResultPath\":\"$.small\",\"End\":true},"
-    "\"Both\":{\"Type\":\"Parallel\",\"ResultPath\":\"$.both\",\"End\":true,\"Branches\":["
+    "\"Sorry\":{\"Type\":\"Pass\",\"Result\":true,\"ResultPath\":\"$.sorry\",\"End\":true},"
+    "\"Both\":{\"Type\":\"Parallel\",\"ResultPath\":\"$.both\",\"End\":true,"
+    "\"Catch\":[{\"ErrorEquals\":[\"Never\"],\"ResultPath\":\"$.error\",\"Next\":\"Sorry\"}],\"Branches\":["
     "{\"StartAt\":\"Left\",\"States\":{\"Left\":{\"Type\":\"Task\",\"Resource\":\"left\","
     "\"Parameters\":{\"x.$\":\"$.order\"},\"ResultSelector\":{\"left.$\":\"$.x\"},\"End\":true}}},"
     "{\"StartAt\":\"Right\",\"States\":{\"Right\":{\"Type\":\"Pass\",\"Result\":\"right\",\"End\":true}}}]}}}"
@@ -58,9 +63,40 @@ struct run {
     struct victim victim;
     struct function_server *server;
     unsigned orders[ORDERS];
-    unsigned n_small;
-    char end[32]; /* trigger */
+    unsigned n_small, n_odd; /* ... of those */
+    char end[32];            /* trigger */
+    char first[ORDERS][40];  /* keys of the first attempts at small orders */
 };
+
+static int64_t number(const struct json_value *payload, const char *name)
+{
+    struct json_value value;
+    int64_t n = 0;
+    assert_true(json_member(payload, name, &value) && json_integer(&value, &n));
+    return n;
+}
+
+/* A start that is repeated, under its key, comes to the same. */
+static bool compute(void *data, const char *function, const struct json_value *payload, struct buffer *result)
+{
+    struct run *r = data;
+    struct json_value key;
+    bool is_left = !strcmp(function, "left");
+    bool fails = is_left && number(payload, "x") >= 15;
+    int64_t n = number(payload, is_left ? "x" : "n");
+    if (!strcmp(function, "small") && n % 2) {
+        char *first = r->first[number(payload, "i") % ORDERS];
+        assert_true(json_member(payload, "__TRIGGERFLOW_KEY", &key) && key.len < sizeof r->first[0]);
+        if (!*first)
+            memcpy(first, key.text, key.len);
+        fails = json_equals(&key, first, strlen(first));
+    }
+    if (fails)
+        buffer_printf(result, "{\"errorType\":\"%s\"}", is_left ? "Never" : "Once");
+    else
+        buffer_printf(result, "{\"%s\":%lld}", is_left ? "x" : "n", (long long)n);
+    return !fails;
+}
 
 static void put_trigger(void *data, const char *id, const char *document)
 {
@@ -77,6 +113,7 @@ static void store_machine(struct run *r)
     function_server_url(r->server, "", &task);
     buffer_append_text(&task, "\"}");
     struct asl_machine machine = {.prefix = "",
+                                  .second = 0.02,
                                   .number = &number,
                                   .more = "",
                                   .task = buffer_text(&task),
@@ -94,6 +131,7 @@ static void publish_orders(struct run *r)
     for (unsigned i = 0; i < ORDERS; i++) {
         r->orders[i] = (unsigned)chance_below(20);
         r->n_small += r->orders[i] < 10;
+        r->n_odd += r->orders[i] < 10 && r->orders[i] % 2;
         buffer_printf(&data, "%c%u", i ? ',' : '[', r->orders[i]);
     }
     buffer_append_char(&data, ']');
@@ -119,6 +157,7 @@ static void begin(struct run *r, const char *name)
     assert_non_null(r->server = function_server_new());
     function_server_sigv4(r->server, "AKID", "secret", NULL, "eu-west-1", "lambda");
     function_server_sink(r->server, victim_redis()->port, name);
+    function_server_compute(r->server, compute, r);
     store_machine(r);
     publish_orders(r);
 }
@@ -139,6 +178,10 @@ static void write_expected(const struct run *r, struct buffer *out)
         buffer_printf(out, "%s{\"order\":%u,\"index\":%u,", i ? "," : "", order, i);
         if (order < 10)
             buffer_printf(out, "\"small\":{\"n\":%u}}", order);
+        else if (order >= 15)
+            buffer_append_text(
+                out, "\"error\":{\"Error\":\"Never\",\"Cause\":\"{\\\"errorType\\\":\\\"Never\\\"}\"},"
+                     "\"sorry\":true}");
         else
             buffer_printf(out, "\"both\":[{\"left\":%u},\"right\"]}", order);
     }
@@ -163,6 +206,18 @@ static void assert_output(const struct run *r)
     free(text);
 }
 
+/* What of a trigger's document begins with that text; NULL: nothing. */
+static const char *shows(const struct run *r, const char *trigger, const char *text)
+{
+    static char shown[4096];
+    char *document = workspace_get(&r->victim.workspace, "triggers", trigger);
+    assert_non_null(document);
+    const char *at = strstr(document, text);
+    snprintf(shown, sizeof shown, "%s", at ? at : "");
+    free(document);
+    return at ? shown : NULL;
+}
+
 /* Lets the worker come to the end, and looks at what is left. */
 static void finish(struct run *r)
 {
@@ -175,7 +230,10 @@ static void finish(struct run *r)
     free(text);
     assert_int_equal(workspace_count(&r->victim.workspace, "dead_letters"), 0);
     assert_output(r);
-    assert_int_equal(function_server_keys(r->server, "small", NULL), r->n_small);
+    assert_int_equal(function_server_keys(r->server, "small", NULL), r->n_small + r->n_odd);
+    assert_null(shows(r, "Both", "\"joins\""));
+    assert_null(shows(r, "Small.failed", "\"tries\""));
+    assert_null(shows(r, "Small.failed", "\"answers\""));
     assert_int_equal(function_server_keys(r->server, "left", NULL), ORDERS - r->n_small);
     assert_int_equal(function_server_keys(r->server, "count", NULL), 1);
     assert_int_equal(function_server_strayed_keys(r->server), 0);
@@ -209,7 +267,7 @@ static void test_killed(void **state)
         finish(&r);
         killed += r.victim.killed;
         started += function_server_starts(r.server, NULL, NULL, NULL);
-        keys += ORDERS + 1;
+        keys += ORDERS + r.n_odd + 1;
         end(&r);
     }
     printf("%u kills, %llu tasks started %llu times\n", killed, (unsigned long long)keys,

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/json_compare.h"
 #include "worker/states/choice.h"
 #include "worker/states/state.h"
 
@@ -72,7 +73,7 @@ static void refuse(struct level *level, const char *why)
 static char *subject_of(const struct level *level, const struct node *node, const char *suffix)
 {
     BUFFER_AUTO text = BUFFER_INIT;
-    buffer_append_text(&text, level->machine->prefix);
+    (void)level;
     json_unescape(&node->name, &text);
     buffer_append_text(&text, suffix);
     char *subject = strdup(buffer_text(&text));
@@ -160,6 +161,7 @@ static void arrive(struct level *level, struct node *node, const char *subject, 
 /* --- triggers --- */
 
 struct parts {
+    const char *id; /* NULL: the subject */
     const char *subject;
     const char *condition; /* names */
     const char *action;    /* JSON */
@@ -173,7 +175,7 @@ static void put(struct level *level, struct node *node, const struct parts *part
     struct asl_machine *m = level->machine;
     BUFFER_AUTO id = BUFFER_INIT;
     BUFFER_AUTO out = BUFFER_INIT;
-    buffer_append_text(&id, parts->subject);
+    buffer_append_text(&id, parts->id ? parts->id : parts->subject);
     if (node->triggers++)
         buffer_printf(&id, "#%u", node->triggers);
     buffer_append_text(&out, "{\"id\":");
@@ -299,7 +301,8 @@ static void make_parallel(struct level *level, struct node *node, char *subject,
     struct json_value branches, name, branch;
     struct json_iter iter;
     struct node entry = {0};
-    char more[64];
+    BUFFER_AUTO more = BUFFER_INIT;
+    BUFFER_AUTO ends = BUFFER_INIT;
     unsigned n = 0;
     begin_parallel(level, node, &entry, keeps_input);
     json_member(&node->document, "Branches", &branches);
@@ -310,15 +313,16 @@ static void make_parallel(struct level *level, struct node *node, char *subject,
         end_of(number, end);
         compile(level->machine, &branch, entry.arrivals[0].subject, end_action, number);
         arrive(level, node, end, "", 0);
+        buffer_printf(&ends, "%s\"%s\"", n ? "," : "", end);
     }
     free(entry.arrivals[0].subject);
     free(entry.arrivals[0].rules);
-    snprintf(more, sizeof more, ",\"join_multiple\":%u", n);
+    buffer_printf(&more, ",\"join_multiple\":%u,\"Branches\":[%s]", n, buffer_text(&ends));
     put_all(level, node,
             &(struct parts){.subject = subject,
                             .condition = "AWS_ASF_JOIN_STATEMACHINE",
                             .action = pass,
-                            .more = more,
+                            .more = buffer_text(&more),
                             .state = &node->document});
 }
 
@@ -384,27 +388,28 @@ static void check(struct level *level, const struct node *node)
     }
 }
 
-/* A function that fails ends the run, with a dead letter that says why. */
-static void put_failure(struct level *level, const char *subject)
+/* What becomes of its failures, and of a Task without Retry and Catch: whose they are. */
+static void put_catch(struct level *level, struct node *node, const char *subject)
 {
-    static const char fail[] =
-        "{\"Type\":\"Fail\",\"ErrorPath\":\"$.errorType\",\"CausePath\":\"States.JsonToString($)\"}";
-    struct json_value state;
-    struct node node = {0};
-    BUFFER_AUTO name = BUFFER_INIT;
-    BUFFER_AUTO activation = BUFFER_INIT;
-    assert(json_scan(fail, strlen(fail), &state, NULL) == 0);
-    buffer_printf(&name, "%s.failed", subject);
-    buffer_append_text(&activation, "{\"specversion\":\"1.0\",\"type\":\"lambda.failure\",\"subject\":");
-    buffer_append_json(&activation, subject, strlen(subject));
-    buffer_append_char(&activation, '}');
-    put(level, &node,
-        &(struct parts){.subject = buffer_text(&name),
-                        .condition = "AWS_ASF_CONDITION",
-                        .action = pass,
+    struct node none = {0};
+    char end[32];
+    BUFFER_AUTO id = BUFFER_INIT;
+    BUFFER_AUTO context = BUFFER_INIT;
+    BUFFER_AUTO activations = BUFFER_INIT;
+    end_of(node->number, end);
+    append_activation(&activations, is_type(node, "Map") ? end : subject);
+    buffer_append_text(&activations, ",{\"specversion\":\"1.0\",\"type\":\"lambda.failure\",\"subject\":");
+    buffer_append_json(&activations, subject, strlen(subject));
+    buffer_append_char(&activations, '}');
+    buffer_printf(&id, "%s.failed", subject);
+    put(level, &none,
+        &(struct parts){.id = buffer_text(&id),
+                        .subject = subject,
+                        .condition = "AWS_ASF_CATCH",
+                        .action = "{\"name\":\"AWS_ASF_CATCH\"}",
                         .more = "",
-                        .state = &state},
-        buffer_text(&activation));
+                        .state = &node->document},
+        buffer_text(&activations));
 }
 
 static void make(struct level *level, struct node *node)
@@ -413,7 +418,7 @@ static void make(struct level *level, struct node *node)
     char *subject = subject_of(level, node, "");
     struct state *state;
     if (state_load(&node->document, &state, NULL) == 0) {
-        bool keeps_input = state_keeps_input(state);
+        bool keeps_input = state_keeps_input(state) || state_catches(state);
         state_free(state);
         if (is_type(node, "Choice"))
             make_choice(level, node, subject);
@@ -429,8 +434,8 @@ static void make(struct level *level, struct node *node)
                                     .more = "",
                                     .state = &node->document});
     }
-    if (is_type(node, "Task"))
-        put_failure(level, subject);
+    if (is_type(node, "Task") || has(node, "Retry") || has(node, "Catch"))
+        put_catch(level, node, subject);
     free(subject);
 }
 
@@ -459,6 +464,29 @@ static void read_states(struct level *level, const struct json_value *definition
     }
 }
 
+/* Where its failures lead: to itself again, and to what its catchers name. */
+static void link_failures(struct level *level, struct node *node, const char *subject)
+{
+    struct json_value catchers, name, catcher;
+    struct json_iter iter;
+    unsigned n = 0;
+    if (has(node, "Retry")) {
+        BUFFER_AUTO again = BUFFER_INIT;
+        buffer_printf(&again, "%s.again", subject);
+        arrive(level, node, buffer_text(&again), "", 0);
+    }
+    if (!json_member(&node->document, "Catch", &catchers))
+        return;
+    json_iter_init(&iter, &catchers);
+    for (; json_next(&iter, &name, &catcher); n++) {
+        BUFFER_AUTO caught = BUFFER_INIT;
+        struct node *next = find(level, &catcher, "Next");
+        buffer_printf(&caught, "%s.catch%u", subject, n);
+        if (next)
+            arrive(level, next, buffer_text(&caught), "", 0);
+    }
+}
+
 /* The end of a Map is that of its machine. */
 static void link_states(struct level *level)
 {
@@ -469,6 +497,7 @@ static void link_states(struct level *level)
         end_of(node->number, end);
         if (!is_type(node, "Choice"))
             leave(level, node, is_type(node, "Map") ? end : subject);
+        link_failures(level, node, subject);
         free(subject);
     }
 }
@@ -487,22 +516,101 @@ static void compile(struct asl_machine *machine, const struct json_value *defini
     link_states(&level);
     for (unsigned i = 0; i < level.n && !machine->refused; i++)
         make(&level, &level.nodes[i]);
+    struct parts parts = {
+        .subject = end, .condition = "AWS_ASF_JOIN_STATEMACHINE", .action = action, .more = ""};
     if (!machine->refused && level.end.n)
-        put_all(&level, &level.end,
-                &(struct parts){
-                    .subject = end, .condition = "AWS_ASF_JOIN_STATEMACHINE", .action = action, .more = ""});
+        put_all(&level, &level.end, &parts);
+    else if (!machine->refused) /* nothing but Fail: a Map hears of that here */
+        put(&level, &level.end, &parts, "");
     free_arrivals(&level.end);
     for (unsigned i = 0; i < level.n; i++)
         free_arrivals(&level.nodes[i]);
     free(level.nodes);
 }
 
+/* --- the definition --- */
+
+static bool is_one_of(const struct json_value *name, const char *const *names)
+{
+    for (; *names; names++)
+        if (json_equals(name, *names, strlen(*names)))
+            return true;
+    return false;
+}
+
+static void rewrite(const struct asl_machine *machine, const struct json_value *value, bool of_states,
+                    struct buffer *out);
+
+static void append_prefixed(const struct asl_machine *machine, const struct json_value *name,
+                            struct buffer *out)
+{
+    BUFFER_AUTO plain = BUFFER_INIT;
+    buffer_append_text(&plain, machine->prefix);
+    json_unescape(name, &plain);
+    buffer_append_json(out, buffer_text(&plain), plain.len);
+}
+
+static void rewrite_member(const struct asl_machine *machine, const struct json_value *name,
+                           const struct json_value *value, struct buffer *out)
+{
+    static const char *const names[] = {"StartAt", "Next", "Default", NULL};
+    static const char *const times[] = {"Seconds", "IntervalSeconds", "MaxDelaySeconds", "TimeoutSeconds",
+                                        NULL};
+    static const char *const data[] = {"Result", "Parameters", "ResultSelector", "ItemSelector", NULL};
+    if (value->type == JSON_STRING && is_one_of(name, names))
+        append_prefixed(machine, value, out);
+    else if (value->type == JSON_NUMBER && machine->second > 0 && is_one_of(name, times))
+        buffer_printf(out, "%g", json_double(value) * machine->second);
+    else if (is_one_of(name, data))
+        append_raw(out, value);
+    else
+        rewrite(machine, value, json_equals(name, "States", 6), out);
+}
+
+/* The definition with its states' names prefixed, and with shorter seconds. */
+static void rewrite(const struct asl_machine *machine, const struct json_value *value, bool of_states,
+                    struct buffer *out)
+{
+    struct json_iter iter;
+    struct json_value name, child;
+    const char *comma = "";
+    bool object = value->type == JSON_OBJECT;
+    if (!object && value->type != JSON_ARRAY) {
+        append_raw(out, value);
+        return;
+    }
+    buffer_append_char(out, object ? '{' : '[');
+    json_iter_init(&iter, value);
+    for (; json_next(&iter, &name, &child); comma = ",") {
+        buffer_append_text(out, comma);
+        if (object && of_states)
+            append_prefixed(machine, &name, out);
+        else if (object)
+            append_raw(out, &name);
+        if (object)
+            buffer_append_char(out, ':');
+        if (object && !of_states)
+            rewrite_member(machine, &name, &child, out);
+        else
+            rewrite(machine, &child, false, out);
+    }
+    buffer_append_char(out, object ? '}' : ']');
+}
+
 bool asl_compile(struct asl_machine *machine, const struct json_value *definition)
 {
+    struct json_value value, root;
+    BUFFER_AUTO text = BUFFER_INIT;
     buffer_printf(&machine->start, "%s__init__", machine->prefix);
     unsigned number = ++*machine->number;
     buffer_printf(&machine->end, "StateMachine%u", number);
-    compile(machine, definition, buffer_text(&machine->start), "{\"name\":\"TERMINATE\"}", number);
+    if (json_member(definition, "TimeoutSeconds", &value)) {
+        machine->refused = "TimeoutSeconds of a whole machine";
+        return false;
+    }
+    rewrite(machine, definition, false, &text);
+    assert(json_scan(text.data, text.len, &root, NULL) == 0);
+    compile(machine, &root, buffer_text(&machine->start), "{\"name\":\"TERMINATE\"}", number);
     return !machine->refused;
 }
 

@@ -1,7 +1,7 @@
 /* A state machine compiled to triggers, as the original client does it, and in places further: a Choice by
  * rules And(Not ...), a state with several Conditions by several triggers, InputPath, Parameters and
- * ResultPath of a Parallel by a Pass in front of it, Fail, a failed Task and a Choice without a match by
- * triggers that leave dead letters. docs/state-machines.md has all of it. Thread: main. */
+ * ResultPath of a Parallel by a Pass in front of it, Wait, Retry and Catch, Fail and a Choice without a
+ * match. docs/state-machines.md has all of it. Thread: main. */
 #pragma once
 
 #include <stdbool.h>
@@ -11,7 +11,8 @@
 #include "common/json.h"
 
 struct asl_machine {
-    const char *prefix; /* of the triggers' ids and subjects */
+    const char *prefix; /* of the names of states, and so of the triggers' ids and subjects */
+    double second;      /* how long a second of Wait, Retry and TimeoutSeconds takes; 0: as long as it is */
     unsigned *number;   /* of the last StateMachineN; counts on */
     const char *more;   /* further members of every context (`,"Execution":{}`), or "" */
     const char *task;   /* the action of Tasks, JSON */

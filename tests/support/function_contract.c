@@ -396,7 +396,7 @@ void function_judge(struct function_server *server, const struct function_reques
         buffer_reset(&v->answer, 4096);
         buffer_append_text(&v->answer, b->body);
     }
-    if (b->publish && v->status < 300 && b->mode == FUNCTION_ANSWERS) {
+    if (b->publish && result.len && v->status < 300 && b->mode == FUNCTION_ANSWERS) {
         find_sink(server, &i, v);
         make_event(&i, b, &result, &v->event);
     }

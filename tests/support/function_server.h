@@ -66,8 +66,8 @@ void function_server_behave(struct function_server *server, const char *function
 /* Where termination events go that name no sink: a Redis stream. */
 void function_server_sink(struct function_server *server, int redis_port, const char *stream);
 /* What functions compute: result gets JSON, the data of the termination event and the answer of /f/. Called
- * on the server's thread. Without one the result is the payload without our metadata. Returns false: it
- * fails. */
+ * on the server's thread; when it writes nothing, nothing is published. Without one the result is the payload
+ * without our metadata. Returns false: it fails. */
 typedef bool (*function_compute)(void *data, const char *function, const struct json_value *payload,
                                  struct buffer *result);
 void function_server_compute(struct function_server *server, function_compute compute, void *data);

@@ -79,6 +79,13 @@ void firing_key(const struct firing *firing, uint32_t element, char ret_key[ACTI
 
 /* Emits an event into the workflow itself; copies it. */
 int firing_emit(struct firing *firing, const struct cloudevent *event, struct error *err);
+/* Whether an event of this type and subject would activate a trigger now. Not for what must not be lost. */
+bool firing_takes(struct firing *firing, const char *type, const char *subject);
+/* Whether one of those catches failures (condition_type.catches). */
+bool firing_catches(struct firing *firing, const char *type, const char *subject);
+/* Emits the event into the workflow at this time (unix nanoseconds): a stored timer, under the event's id.
+ * Errors: ERROR_MEMORY. */
+int firing_timer(struct firing *firing, uint64_t at, const struct cloudevent *event, struct error *err);
 /* The trigger waits for the answer to the intent with this key (waiting.h). For actions that answer. */
 void firing_await(struct firing *firing, const char *key);
 /* Whether the trigger goes with this firing, and so waits for nothing. */

@@ -1,7 +1,10 @@
 /* The actions of a compiled state machine that start nothing outside (condition/asf.c has the contexts).
  *
  * AWS_ASF_PASS emits (Subject, lambda.success) with the state's output: of a Pass its Result or its input, of
- * a Parallel the results of its branches in order; of any other state (Succeed) its input.
+ * a Parallel the results of its branches in order; of any other state (Succeed) its input. Of a Wait when its
+ * time has come (a timer). A Fail, and whatever cannot be evaluated, fails: condition/asf_failure.c says what
+ * comes of that; so does a Parallel in which a branch has failed, and the end of a Map with an iteration that
+ * has.
  *
  * AWS_ASF_END_STATEMACHINE is the end of a machine: it emits (Subject, lambda.success) with what has been
  * joined, for the end of a Map its output.
@@ -29,6 +32,7 @@
 #include "worker/condition/asf.h"
 #include "worker/shard/firing.h"
 #include "worker/states/evaluation.h"
+#include "worker/states/failure.h"
 #include "worker/states/item.h"
 #include "worker/states/state.h"
 
@@ -88,36 +92,51 @@ static struct cloudevent_span span(const char *text, size_t len)
     return (struct cloudevent_span){.text = text, .len = (uint32_t)len};
 }
 
+int asf_event_init(struct asf_event *made, struct firing *firing, const char *subject,
+                   const struct json_value *data, const struct cloudevent_span *item, uint32_t element,
+                   struct error *err)
+{
+    struct cloudevent *event = &made->event;
+    size_t len;
+    made->source = (struct buffer)BUFFER_INIT;
+    firing_key(firing, element, made->key);
+    clock_iso(clock_unix_ns(), made->time);
+    buffer_printf(&made->source, "urn:triggerflow:%s:%s", firing_workspace(firing), firing_trigger(firing));
+    if (made->source.failed)
+        return out_of_memory(err);
+    const char *raw = json_raw(data, &len);
+    cloudevent_clear(event);
+    event->attribute[CE_SPECVERSION] = span("1.0", 3);
+    event->attribute[CE_ID] = span(made->key, strlen(made->key));
+    event->attribute[CE_SOURCE] = span(made->source.data, made->source.len);
+    event->attribute[CE_TYPE] = span(ASF_SUCCESS, strlen(ASF_SUCCESS));
+    event->attribute[CE_SUBJECT] = span(subject, strlen(subject));
+    event->attribute[CE_TIME] = span(made->time, strlen(made->time));
+    event->attribute[CE_DATACONTENTTYPE] = span("application/json", 16);
+    event->attribute[CE_DATA] = span(raw, len);
+    event->data = CE_DATA_JSON;
+    if (item->len) {
+        event->extension[0].name = span(ITEM_ATTRIBUTE, strlen(ITEM_ATTRIBUTE));
+        event->extension[0].value = *item;
+        event->n_extensions = 1;
+    }
+    return 0;
+}
+
+void asf_event_done(struct asf_event *made)
+{
+    buffer_done(&made->source);
+}
+
 int asf_emit(struct firing *firing, const char *subject, const struct json_value *data,
              const struct cloudevent_span *item, uint32_t element, struct error *err)
 {
-    char key[ACTION_KEY_MAX];
-    char time[CLOCK_ISO_MAX];
-    struct cloudevent event;
-    size_t len;
-    BUFFER_AUTO source = BUFFER_INIT;
-    firing_key(firing, element, key);
-    clock_iso(clock_unix_ns(), time);
-    buffer_printf(&source, "urn:triggerflow:%s:%s", firing_workspace(firing), firing_trigger(firing));
-    if (source.failed)
-        return out_of_memory(err);
-    const char *raw = json_raw(data, &len);
-    cloudevent_clear(&event);
-    event.attribute[CE_SPECVERSION] = span("1.0", 3);
-    event.attribute[CE_ID] = span(key, strlen(key));
-    event.attribute[CE_SOURCE] = span(source.data, source.len);
-    event.attribute[CE_TYPE] = span(ASF_SUCCESS, strlen(ASF_SUCCESS));
-    event.attribute[CE_SUBJECT] = span(subject, strlen(subject));
-    event.attribute[CE_TIME] = span(time, strlen(time));
-    event.attribute[CE_DATACONTENTTYPE] = span("application/json", 16);
-    event.attribute[CE_DATA] = span(raw, len);
-    event.data = CE_DATA_JSON;
-    if (item->len) {
-        event.extension[0].name = span(ITEM_ATTRIBUTE, strlen(ITEM_ATTRIBUTE));
-        event.extension[0].value = *item;
-        event.n_extensions = 1;
-    }
-    return firing_emit(firing, &event, err);
+    struct asf_event made;
+    int r = asf_event_init(&made, firing, subject, data, item, element, err);
+    if (r == 0)
+        r = firing_emit(firing, &made.event, err);
+    asf_event_done(&made);
+    return r;
 }
 
 static int load_nothing(const struct json_value *action, void **ret_state, struct error *err)
@@ -144,29 +163,79 @@ static int pass_output(const struct asf_firing *asf, struct evaluation *evaluati
         return 0;
     if (state_kind(asf->state) == STATE_PASS)
         return state_pass(asf->state, evaluation, ret_output, err);
-    if (state_kind(asf->state) == STATE_FAIL)
-        return state_fail(asf->state, evaluation, err);
     if (state_enter(asf->state, evaluation, &input, err) < 0)
         return -1;
     return state_leave(asf->state, evaluation, &input, ret_output, err);
+}
+
+static int pass(struct firing *firing, const struct asf_firing *asf, struct evaluation *evaluation,
+                struct error *err)
+{
+    struct json_value output;
+    if (pass_output(asf, evaluation, &output, err) < 0)
+        return -1;
+    return asf_emit(firing, asf->subject, &output, &asf->item, 0, err);
+}
+
+static int fail(struct firing *firing, const struct asf_firing *asf, struct evaluation *evaluation,
+                struct error *err)
+{
+    struct failure failure;
+    if (state_fail(asf->state, evaluation, &failure, err) < 0)
+        return -1;
+    int r = failure.error.failed || failure.cause.failed ? out_of_memory(err)
+                                                         : asf_raise(firing, asf, &failure, err);
+    failure_done(&failure);
+    return r;
+}
+
+static int wait(struct firing *firing, const struct asf_firing *asf, struct evaluation *evaluation,
+                struct error *err)
+{
+    struct json_value output;
+    struct asf_event made;
+    uint64_t now = clock_unix_ns();
+    uint64_t until;
+    if (state_wait(asf->state, evaluation, now, &until, err) < 0 ||
+        pass_output(asf, evaluation, &output, err) < 0)
+        return -1;
+    int r = asf_event_init(&made, firing, asf->subject, &output, &asf->item, 0, err);
+    if (r == 0)
+        r = until > now ? firing_timer(firing, until, &made.event, err)
+                        : firing_emit(firing, &made.event, err);
+    asf_event_done(&made);
+    return r;
+}
+
+/* What is inside has failed, and so has the state. */
+static int fail_by_data(struct firing *firing, const struct asf_firing *asf, struct error *err)
+{
+    struct failure failure;
+    failure_of_data(&asf->data, &failure);
+    int r = failure.error.failed || failure.cause.failed ? out_of_memory(err)
+                                                         : asf_raise(firing, asf, &failure, err);
+    failure_done(&failure);
+    return r;
 }
 
 static int fire_pass(const void *state, struct firing *firing, struct error *err)
 {
     struct asf_firing asf;
     struct asf_evaluation evaluation = {0};
-    struct json_value output;
     (void)state;
     int r = asf_firing_read(&asf, firing, err);
-    if (r == 0)
+    if (r == 0 && !asf.failed)
         r = asf_evaluation_init(&evaluation, firing, &asf, err);
-    if (r == 0)
-        r = pass_output(&asf, &evaluation.evaluation, &output, err);
-    if (r == 0)
-        r = asf_emit(firing, asf.subject, &output, &asf.item, 0, err);
+    if (r == 0) {
+        enum state_kind kind = asf.state && !asf.left ? state_kind(asf.state) : STATE_OTHER;
+        r = asf.failed           ? fail_by_data(firing, &asf, err)
+            : kind == STATE_FAIL ? fail(firing, &asf, &evaluation.evaluation, err)
+            : kind == STATE_WAIT ? wait(firing, &asf, &evaluation.evaluation, err)
+                                 : pass(firing, &asf, &evaluation.evaluation, err);
+    }
     asf_evaluation_done(&evaluation);
     if (r < 0)
-        asf_firing_failed(firing);
+        r = asf_firing_failed(firing, &asf, err);
     asf_firing_done(&asf);
     return r;
 }
@@ -177,9 +246,10 @@ static int fire_end(const void *state, struct firing *firing, struct error *err)
     (void)state;
     int r = asf_firing_read(&asf, firing, err);
     if (r == 0)
-        r = asf_emit(firing, asf.subject, &asf.data, &asf.item, 0, err);
+        r = asf.failed ? fail_by_data(firing, &asf, err)
+                       : asf_emit(firing, asf.subject, &asf.data, &asf.item, 0, err);
     if (r < 0)
-        asf_firing_failed(firing);
+        r = asf_firing_failed(firing, &asf, err);
     asf_firing_done(&asf);
     return r;
 }
@@ -305,11 +375,18 @@ static int tell_join(struct mapping *m, struct error *err)
     buffer_append_text(&body, "{\"map\":{\"path\":");
     buffer_append_json(&body, buffer_text(&path), path.len);
     buffer_printf(&body, ",\"n\":%u", m->n);
-    if (state_shapes_result(m->asf.state) && json_member(&m->settings, "State", &state)) {
+    bool shapes = state_shapes_result(m->asf.state) && json_member(&m->settings, "State", &state);
+    if (shapes || state_catches(m->asf.state)) {
         buffer_append_text(&body, ",\"input\":");
         append_raw(&body, &m->asf.data);
+    }
+    if (shapes) {
         buffer_append_text(&body, ",\"state\":");
         state_write_shape(&state, &body);
+        body.len--; /* the brace at its end */
+        buffer_append_text(&body, ",\"Name\":");
+        buffer_append_json(&body, m->asf.subject, strlen(m->asf.subject));
+        buffer_append_char(&body, '}');
     }
     buffer_append_text(&body, "}}");
     if (path.failed || body.failed)
@@ -358,15 +435,36 @@ static int map_items(struct mapping *m, const struct map *map, struct error *err
     return emit_items(m, err);
 }
 
+/* An iteration has failed: the end knows whether it is the run's first, and tells of it. */
+static int tell_failure(struct mapping *m, const struct map *map, struct error *err)
+{
+    struct failure failure;
+    BUFFER_AUTO body = BUFFER_INIT;
+    if (asf_evaluation_init(&m->evaluation, m->firing, &m->asf, err) < 0 || read_join(m, map, err) < 0)
+        return -1;
+    failure_of_data(&m->asf.data, &failure);
+    buffer_append_text(&body, "{\"failed\":{\"path\":");
+    buffer_append_json(&body, m->asf.item.text, m->asf.item.len);
+    buffer_append_text(&body, ",\"name\":");
+    buffer_append_json(&body, m->asf.subject, strlen(m->asf.subject));
+    buffer_append_char(&body, ',');
+    failure_write(&failure, &body);
+    buffer_append_text(&body, "}}");
+    failure_done(&failure);
+    if (body.failed)
+        return out_of_memory(err);
+    return firing_write(m->firing, m->join.data, m->join.len, body.data, body.len, err);
+}
+
 static int fire_map(const void *state, struct firing *firing, struct error *err)
 {
     struct mapping m = {.firing = firing};
     int r = asf_firing_read(&m.asf, firing, err);
     if (r == 0)
-        r = map_items(&m, state, err);
+        r = m.asf.failed ? tell_failure(&m, state, err) : map_items(&m, state, err);
     asf_evaluation_done(&m.evaluation);
     if (r < 0)
-        asf_firing_failed(firing);
+        r = asf_firing_failed(firing, &m.asf, err);
     asf_firing_done(&m.asf);
     buffer_done(&m.join);
     buffer_done(&m.inputs);

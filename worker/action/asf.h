@@ -5,6 +5,9 @@
 #include <stdint.h>
 
 #include "common/buffer.h"
+#include "common/clock.h"
+#include "common/cloudevent.h"
+#include "worker/action/action.h"
 #include "worker/states/context.h"
 #include "worker/states/evaluation.h"
 
@@ -25,6 +28,19 @@ struct asf_evaluation {
 int asf_evaluation_init(struct asf_evaluation *evaluation, const struct firing *firing,
                         const struct asf_firing *asf, struct error *err);
 void asf_evaluation_done(struct asf_evaluation *evaluation);
+
+/* An event (subject, lambda.success) with this data; element: of the firing's keys, which is its id. Borrows
+ * what it is made of. asf_event_done() in any case. */
+struct asf_event {
+    struct cloudevent event;
+    struct buffer source;
+    char key[ACTION_KEY_MAX];
+    char time[CLOCK_ISO_MAX];
+};
+int asf_event_init(struct asf_event *made, struct firing *firing, const char *subject,
+                   const struct json_value *data, const struct cloudevent_span *item, uint32_t element,
+                   struct error *err);
+void asf_event_done(struct asf_event *made);
 
 /* Emits (subject, lambda.success) with this data; element: of the firing's keys. */
 int asf_emit(struct firing *firing, const char *subject, const struct json_value *data,

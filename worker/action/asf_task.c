@@ -39,9 +39,12 @@
 #include "worker/checkpoint/injection.h"
 #include "worker/executor/intent.h"
 #include "worker/executor/invocation.h"
+#include "worker/router.h"
 #include "worker/source/internal.h"
 #include "worker/states/answer.h"
 #include "worker/states/evaluation.h"
+#include "worker/states/failure.h"
+#include "worker/states/item.h"
 #include "worker/states/state.h"
 #include "worker/worker.h"
 #include "worker/shard/write.h"
@@ -59,6 +62,11 @@ static void append_raw(struct buffer *out, const struct json_value *value)
     size_t len;
     const char *raw = json_raw(value, &len);
     buffer_append(out, raw, len);
+}
+
+static struct cloudevent_span span(const char *text, size_t len)
+{
+    return (struct cloudevent_span){.text = text, .len = (uint32_t)len};
 }
 
 /* --- firing --- */
@@ -108,6 +116,66 @@ static int tell(struct starting *s, struct error *err)
                        err);
 }
 
+/* Who catches its failures. */
+static int tell_catcher(struct starting *s, struct error *err)
+{
+    BUFFER_AUTO write = BUFFER_INIT;
+    buffer_append_text(&write, "{\"attempt\":{\"task\":");
+    buffer_append_json(&write, s->asf.subject, strlen(s->asf.subject));
+    buffer_printf(&write, ",\"key\":\"%s\"", s->key);
+    if (s->asf.item.len) {
+        buffer_append_text(&write, ",\"item\":");
+        buffer_append_json(&write, s->asf.item.text, s->asf.item.len);
+    }
+    buffer_append_text(&write, ",\"input\":");
+    append_raw(&write, &s->asf.data);
+    buffer_append_text(&write, "}}");
+    if (write.failed)
+        return out_of_memory(err);
+    return firing_tell(s->firing, FAILURE_TYPE, s->asf.subject, strlen(s->asf.subject), write.data, write.len,
+                       err);
+}
+
+/* Appends the data of a failure of the invocation with this key. */
+static void append_failure(struct buffer *out, const char *name, const char *cause, const char *key)
+{
+    buffer_printf(out, "{\"Error\":\"%s\",\"Cause\":", name);
+    if (cause)
+        buffer_append_json(out, cause, strlen(cause));
+    else
+        buffer_append_text(out, "null");
+    buffer_printf(out, ",\"Attempt\":\"%s\"}", key);
+}
+
+/* When its time is over it has failed, unless it has ended: whoever catches that knows. */
+static int limit_time(struct starting *s, struct error *err)
+{
+    struct asf_event made;
+    struct json_value data;
+    uint64_t ns;
+    BUFFER_AUTO text = BUFFER_INIT;
+    BUFFER_AUTO id = BUFFER_INIT;
+    if (state_timeout(s->asf.state, &s->evaluation.evaluation, &ns, err) < 0)
+        return -1;
+    if (!ns)
+        return 0;
+    append_failure(&text, "States.Timeout", NULL, s->key);
+    buffer_printf(&id, "%s-timeout", s->key);
+    if (text.failed || id.failed)
+        return out_of_memory(err);
+    int r = json_scan(text.data, text.len, &data, err);
+    if (r == 0)
+        r = asf_event_init(&made, s->firing, s->asf.subject, &data, &s->asf.item, 0, err);
+    if (r < 0)
+        return -1;
+    made.event.attribute[CE_TYPE] = span(FAILURE_TYPE, strlen(FAILURE_TYPE));
+    made.event.attribute[CE_ID] = span(id.data, id.len);
+    made.event.attribute[CE_KEY] = span(s->key, strlen(s->key));
+    r = firing_timer(s->firing, clock_unix_ns() + ns, &made.event, err);
+    asf_event_done(&made);
+    return r;
+}
+
 extern const struct action_type action_aws_asf_task;
 
 static int invoke(struct starting *s, struct error *err)
@@ -120,6 +188,13 @@ static int invoke(struct starting *s, struct error *err)
     buffer_append_json(&s->body, s->asf.subject, strlen(s->asf.subject));
     buffer_append_text(&s->body, state_has_parameters(s->asf.state) ? ",\"arguments\":" : ",\"data\":");
     append_raw(&s->body, &input);
+    if (s->asf.item.len) {
+        buffer_append_text(&s->body, ",\"item\":");
+        buffer_append_json(&s->body, s->asf.item.text, s->asf.item.len);
+    }
+    if (firing_catches(s->firing, FAILURE_TYPE, s->asf.subject) &&
+        (tell_catcher(s, err) < 0 || limit_time(s, err) < 0))
+        return -1;
     if (tell(s, err) < 0)
         return -1;
     buffer_append_char(&s->body, ',');
@@ -145,7 +220,7 @@ static int fire(const void *state, struct firing *firing, struct error *err)
         r = invoke(&s, err);
     asf_evaluation_done(&s.evaluation);
     if (r < 0)
-        asf_firing_failed(firing);
+        r = asf_firing_failed(firing, &s.asf, err);
     asf_firing_done(&s.asf);
     buffer_done(&s.body);
     return r;
@@ -210,24 +285,91 @@ static void start(struct executor *executor, struct intent *intent)
     invocation_start(executor, intent, &invoked);
 }
 
+/* The name that Amazon's service has for it. */
+static const char *error_name(const struct intent *intent)
+{
+    struct json_value root, answer, value;
+    int64_t status = 0;
+    BUFFER_AUTO report = BUFFER_INIT;
+    buffer_printf(&report, "{%s}", intent->report ? intent->report : "");
+    if (!report.failed && json_scan(report.data, report.len, &root, NULL) == 0 &&
+        json_member(&root, "answer", &answer) && json_member(&answer, "status", &value) &&
+        value.type == JSON_NUMBER && !json_integer(&value, &status))
+        status = 0;
+    return status == 0     ? "Lambda.SdkClientException"
+           : status == 404 ? "Lambda.ResourceNotFoundException"
+           : status == 429 ? "Lambda.TooManyRequestsException"
+           : status >= 500 ? "Lambda.ServiceException"
+                           : "Lambda.AWSLambdaException";
+}
+
+/* The state has failed, if somebody wants to know. */
+static int emit_failure(const struct intent *intent, struct buffer *name, const struct json_value *item,
+                        struct injection *injection, struct error *err)
+{
+    const struct route *routes[ROUTE_MAX_LISTS];
+    struct cloudevent event;
+    char time[CLOCK_ISO_MAX];
+    BUFFER_AUTO path = BUFFER_INIT;
+    BUFFER_AUTO source = BUFFER_INIT;
+    BUFFER_AUTO id = BUFFER_INIT;
+    BUFFER_AUTO data = BUFFER_INIT;
+    size_t len = strlen(intent->error);
+    char cause[sizeof intent->error];
+    memcpy(cause, intent->error, len + 1);
+    while (!utf8_valid(cause, len))
+        cause[--len] = '\0'; /* it was cut inside a character */
+    append_failure(&data, error_name(intent), cause, intent->key);
+    buffer_printf(&source, "urn:triggerflow:%s:executor", injection->worker->workspace);
+    buffer_printf(&id, "%s-failed", intent->key);
+    if (item->type == JSON_STRING)
+        json_unescape(item, &path);
+    if (path.failed || source.failed || id.failed || data.failed)
+        return out_of_memory(err);
+    cloudevent_clear(&event);
+    event.attribute[CE_SPECVERSION] = span("1.0", 3);
+    event.attribute[CE_ID] = span(id.data, id.len);
+    event.attribute[CE_KEY] = span(intent->key, strlen(intent->key));
+    event.attribute[CE_SOURCE] = span(source.data, source.len);
+    event.attribute[CE_TYPE] = span(FAILURE_TYPE, strlen(FAILURE_TYPE));
+    event.attribute[CE_SUBJECT] = span(buffer_text(name), name->len);
+    event.attribute[CE_TIME] = span(clock_iso(clock_unix_ns(), time), strlen(time));
+    event.attribute[CE_DATACONTENTTYPE] = span("application/json", 16);
+    event.attribute[CE_DATA] = span(data.data, data.len);
+    event.data = CE_DATA_JSON;
+    if (path.len) {
+        event.extension[0].name = span(ITEM_ATTRIBUTE, strlen(ITEM_ATTRIBUTE));
+        event.extension[0].value = span(path.data, path.len);
+        event.n_extensions = 1;
+    }
+    if (!router_match(atomic_load(&injection->worker->router), &event, routes))
+        return 0;
+    return internal_emit(injection->worker->internal, &event, injection->epoch, err);
+}
+
 /* No answer will come: those who wait need not keep what they know of it. */
 static int gave_up(const struct intent *intent, struct injection *injection, struct error *err)
 {
-    struct json_value body, subject, told;
+    struct json_value body, subject, told, item;
     struct invocation_policy policy;
     struct cloudevent carrier;
     BUFFER_AUTO name = BUFFER_INIT;
     BUFFER_AUTO write = BUFFER_INIT;
-    if (!intent_body(intent, &body) || !json_member(&body, "told", &told) ||
-        !json_member(&body, "subject", &subject) || subject.type != JSON_STRING)
+    if (!intent_body(intent, &body) || !json_member(&body, "subject", &subject) ||
+        subject.type != JSON_STRING)
         return 0;
     invocation_policy_of(&body, &policy);
     if (intent->uncertain && policy.give_up_uncertain)
         return 0; /* it may have been started */
     json_unescape(&subject, &name);
+    json_member(&body, "item", &item);
     buffer_printf(&write, "{\"forget\":\"%s\"}", intent->key);
     if (name.failed || write.failed)
         return out_of_memory(err);
+    if (emit_failure(intent, &name, &item, injection, err) < 0)
+        return -1;
+    if (!json_member(&body, "told", &told))
+        return 0;
     write_compose(&carrier, intent->key, ASF_SUCCESS, buffer_text(&name), name.len, write.data, write.len);
     return internal_write(injection->worker->internal, &carrier, injection->epoch, err);
 }

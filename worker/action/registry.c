@@ -21,6 +21,7 @@ extern const struct action_type action_aws_asf_pass;
 extern const struct action_type action_aws_asf_task;
 extern const struct action_type action_aws_asf_map;
 extern const struct action_type action_aws_asf_end_statemachine;
+extern const struct action_type action_aws_asf_catch;
 
 static const struct action_type *const types[] = {
     &action_pass,
@@ -37,6 +38,7 @@ static const struct action_type *const types[] = {
     &action_aws_asf_task,
     &action_aws_asf_map,
     &action_aws_asf_end_statemachine,
+    &action_aws_asf_catch,
     &action_exec,
     &action_docker,
     &action_docker_image,

@@ -253,6 +253,16 @@ static void hand_over_intents(struct checkpoint *c, uint64_t epoch)
     outbox_refill(c->outbox, c->storage);
 }
 
+static void take_up_timers(struct checkpoint *c, uint64_t epoch)
+{
+    timers_committed(c->timers);
+    for (unsigned i = 0; i < c->worker->n_shards; i++) {
+        struct shard_cut *cut = shard_cut(c->worker->shards[i], epoch);
+        if (cut->timers)
+            timers_add(c->timers, &cut->changes);
+    }
+}
+
 static void acknowledge(struct checkpoint *c)
 {
     uint64_t committed = 0;
@@ -339,7 +349,7 @@ int checkpoint_run_epoch(struct checkpoint *c)
     c->epoch = c->catalog.epoch = epoch;
     cut_committed(&c->cut);
     hand_over_intents(c, epoch);
-    timers_committed(c->timers);
+    take_up_timers(c, epoch);
     requests_committed(c->requests);
     crash_point("handed_over");
     acknowledge(c);

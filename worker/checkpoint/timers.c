@@ -185,6 +185,41 @@ int timers_load(struct timers *timers, struct storage *storage, struct error *er
     return 0;
 }
 
+void timer_write(uint64_t at_unix_ns, const struct cloudevent *event, struct buffer *out)
+{
+    buffer_printf(out, "{\"at\":%llu,\"event_source\":{},\"event\":", (unsigned long long)at_unix_ns);
+    cloudevent_write(event, out);
+    buffer_append_char(out, '}');
+}
+
+static void add(struct timers *t, const char *id, size_t id_len, const char *document, size_t len)
+{
+    bool known = hash_get(&t->table, id, id_len);
+    if (see_timer(t, id, id_len, document, len) < 0 || reserve(t) < 0)
+        abort(); /* it would come only after the next reload: start again from the last checkpoint */
+    if (known) {
+        build_heap(t);
+        return;
+    }
+    struct timer *timer = hash_get(&t->table, id, id_len);
+    size_t at = t->n++;
+    for (size_t parent; at && t->heap[parent = (at - 1) / 2]->at > timer->at; at = parent)
+        t->heap[at] = t->heap[parent];
+    t->heap[at] = timer;
+}
+
+void timers_add(struct timers *timers, const struct changes *changes)
+{
+    const char *text = changes->text.data;
+    timers->mark++; /* newer than what the last load has seen */
+    for (size_t i = 0; i < changes->n; i++) {
+        const struct change *c = &changes->items[i];
+        if (c->set == STORAGE_TIMERS && c->kind == STORAGE_PUT)
+            add(timers, text + c->key, c->key_len, text + c->value, c->value_len);
+    }
+    report(timers);
+}
+
 size_t timers_count(const struct timers *timers)
 {
     return timers->n;

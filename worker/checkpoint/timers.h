@@ -1,5 +1,6 @@
-/* Timers: events that are to come at a time, stored in the workspace (STORAGE_TIMERS) by the trigger API as
- * id -> {"at": unix nanoseconds, "event_source": {...}, "event": {...}}, kept here in a heap.
+/* Timers: events that are to come at a time, stored in the workspace (STORAGE_TIMERS) by the trigger API, or
+ * with the firing that sets them (firing_timer), as id -> {"at": unix nanoseconds, "event_source": {...},
+ * "event": {...}}, kept here in a heap.
  *
  * A due timer becomes an event in the workflow when its event source is one of the workflow's own (internal,
  * HTTP, or none given), else an intent to publish it; the checkpoint that contains it deletes it. One that
@@ -9,6 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct buffer;
+struct changes;
+struct cloudevent;
 struct error;
 struct injection;
 struct storage;
@@ -17,6 +21,11 @@ struct worker;
 
 struct timers *timers_new(struct worker *worker); /* NULL: out of memory */
 void timers_free(struct timers *timers);          /* NULL is fine */
+
+/* Appends the document of a timer that emits the event into the workflow. Thread: any. */
+void timer_write(uint64_t at_unix_ns, const struct cloudevent *event, struct buffer *out);
+/* Takes up those among changes that have been committed. */
+void timers_add(struct timers *timers, const struct changes *changes);
 
 /* Reads the stored timers: takes new ones up, forgets those that are gone. */
 int timers_load(struct timers *timers, struct storage *storage, struct error *err);

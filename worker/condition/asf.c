@@ -21,6 +21,7 @@
 #include "worker/states/choice.h"
 #include "worker/states/context.h"
 #include "worker/states/evaluation.h"
+#include "worker/states/failure.h"
 #include "worker/states/item.h"
 #include "worker/states/state.h"
 #include "worker/shard/trigger.h"
@@ -38,6 +39,9 @@ void asf_unload(void *state)
     buffer_done(&a->result);
     buffer_done(&a->data);
     buffer_done(&a->item);
+    buffer_done(&a->culprit);
+    buffer_done(&a->raw);
+    free(a->inside);
     *a = (struct asf){0};
 }
 
@@ -156,6 +160,7 @@ unsigned asf_refuse(struct asf *a, unsigned changed)
 {
     if (a->error.code == ERROR_MEMORY)
         abort(); /* see asf_must() */
+    a->refused = a->answer.text ? a->answer.key : 0;
     put_back(a);
     return CONDITION_REFUSES | changed;
 }
@@ -206,6 +211,22 @@ int asf_leave_written(struct asf *a, const char *name, const struct json_value *
     return r;
 }
 
+void asf_blame(struct asf *a, const char *name, const struct json_value *input)
+{
+    size_t len;
+    a->blamed = true;
+    buffer_reset(&a->raw, ASF_KEPT_BYTES);
+    a->culprit.len = 0;
+    if (name)
+        buffer_append_text(&a->culprit, name);
+    if (input) {
+        const char *raw = json_raw(input, &len);
+        buffer_append(&a->raw, raw, len);
+    }
+    asf_must(&a->culprit);
+    asf_must(&a->raw);
+}
+
 /* An answer that is waited for: its output and its place in Maps. */
 static int apply_answer(struct asf *a, const struct answer *answer)
 {
@@ -223,11 +244,13 @@ static int apply_answer(struct asf *a, const struct answer *answer)
     BUFFER_AUTO name = BUFFER_INIT;
     if (json_member(&entry, "task", &value) && value.type == JSON_STRING)
         json_unescape(&value, &name);
-    return asf_leave_written(a, buffer_text(&name), &document, &input, &result);
+    int r = asf_leave_written(a, buffer_text(&name), &document, &input, &result);
+    if (r < 0)
+        asf_blame(a, buffer_text(&name), &input);
+    return r;
 }
 
-/* Takes the event in hand. 1: an answer was taken; -1: error. */
-int asf_take(struct asf *a, const struct cloudevent *event)
+void asf_begin(struct asf *a, const struct cloudevent *event)
 {
     struct cloudevent_span item;
     item_of(event, &item);
@@ -235,12 +258,20 @@ int asf_take(struct asf *a, const struct cloudevent *event)
     buffer_reset(&a->item, ASF_KEPT_BYTES);
     free(a->answer.text);
     a->answer = (struct answer){0};
-    a->left = false;
+    a->left = a->failed = a->blamed = a->by_rule = false;
     a->error = (struct error){0};
+    a->culprit.len = a->raw.len = 0;
     cloudevent_data_json(event, &a->data);
     buffer_append(&a->item, item.text, item.len);
     asf_must(&a->data);
     asf_must(&a->item);
+}
+
+/* Takes the event in hand. 1: an answer was taken; -1: error. */
+int asf_take(struct asf *a, const struct cloudevent *event)
+{
+    asf_begin(a, event);
+    struct cloudevent_span item = {.text = a->item.data, .len = (uint32_t)a->item.len};
     if (!a->answers.n || !answers_take(&a->answers, &event->attribute[CE_SUBJECT], &event->attribute[CE_KEY],
                                        &item, &a->answer))
         return 0;
@@ -250,6 +281,11 @@ int asf_take(struct asf *a, const struct cloudevent *event)
 static unsigned evaluate_condition(void *state, const struct cloudevent *event)
 {
     struct asf *a = state;
+    if (a->state && state_kind(a->state) == STATE_MAP && failure_is(event)) {
+        asf_begin(a, event);
+        a->failed = true;
+        return CONDITION_HOLDS;
+    }
     int taken = asf_take(a, event);
     unsigned changed = taken ? CONDITION_CHANGED : 0;
     if (taken < 0)
@@ -266,6 +302,8 @@ static unsigned evaluate_condition(void *state, const struct cloudevent *event)
     evaluation_done(&evaluation);
     if (r < 0) {
         error_prefix(&a->error, "States.Runtime: Condition");
+        asf_blame(a, NULL, NULL);
+        a->by_rule = true;
         return asf_refuse(a, changed);
     }
     return (r == CHOICE_HOLDS ? CONDITION_HOLDS : 0) | changed;
@@ -304,20 +342,44 @@ const struct condition_type condition_aws_asf_condition = {
     .store = store_condition,
     .counted = asf_counted,
     .why_refused = asf_why_refused,
+    .refused = asf_refused,
+    .activations = asf_activations,
 };
+
 /* --- for the actions --- */
 
+/* All begin with a struct asf. */
 static struct asf *asf_of(const struct firing *firing)
 {
     const struct condition_type *type = firing->trigger->condition;
-    bool is_asf = type == &condition_aws_asf_condition || type == &condition_aws_asf_join_statemachine;
+    bool is_asf = type == &condition_aws_asf_condition || type == &condition_aws_asf_join_statemachine ||
+                  type == &condition_aws_asf_catch;
     return is_asf ? (struct asf *)(void *)firing->trigger->state : NULL;
 }
 
-void asf_firing_failed(const struct firing *firing)
+int asf_raise(struct firing *firing, const struct asf_firing *asf, const struct failure *failure,
+              struct error *err)
 {
-    if (firing->trigger->condition == &condition_aws_asf_condition)
-        put_back(asf_of(firing));
+    struct asf *a = asf_of(firing);
+    const struct json_value *input = asf->raw.type != JSON_ABSENT ? &asf->raw : NULL;
+    if (asf_fail(firing, FAILURE_TYPE, asf->culprit, &asf->item, failure, input, false))
+        return 0;
+    if (a && firing->trigger->condition == &condition_aws_asf_condition)
+        put_back(a);
+    return failure_error(failure, err);
+}
+
+int asf_firing_failed(struct firing *firing, const struct asf_firing *asf, struct error *err)
+{
+    struct failure failure;
+    struct error why = *err;
+    if (err->code == ERROR_MEMORY)
+        return -1;
+    failure_of_message(err->message, &failure);
+    int r = asf_raise(firing, asf, &failure, err);
+    failure_done(&failure);
+    *err = why; /* as it was */
+    return r;
 }
 
 /* Under another condition: everything from the event and the context. */
@@ -337,7 +399,8 @@ static int read_plain(struct asf_firing *asf, const struct firing *firing, struc
     if (asf->name.failed)
         return out_of_memory(err);
     if (asf->name.len)
-        asf->subject = buffer_text(&asf->name);
+        asf->subject = asf->culprit = buffer_text(&asf->name);
+    asf->raw = asf->data;
     if (json_member(&settings, "State", &value) && value.type != JSON_NULL) {
         if (state_load(&value, &asf->own_state, err) < 0)
             return error_prefix(err, "context.State");
@@ -348,21 +411,30 @@ static int read_plain(struct asf_firing *asf, const struct firing *firing, struc
 
 int asf_firing_read(struct asf_firing *asf, const struct firing *firing, struct error *err)
 {
-    const struct asf *a = asf_of(firing);
-    *asf = (struct asf_firing){.subject = firing->trigger->id};
+    struct asf *a = asf_of(firing);
+    *asf = (struct asf_firing){.subject = firing->trigger->id, .culprit = firing->trigger->id};
     if (!a)
         return read_plain(asf, firing, err);
+    if (a->subject)
+        asf->subject = asf->culprit = a->subject;
+    if (a->culprit.len)
+        asf->culprit = buffer_text(&a->culprit);
+    asf->item = (struct cloudevent_span){.text = a->item.data, .len = (uint32_t)a->item.len};
+    asf->state = a->state;
+    asf->left = a->left;
+    asf->failed = a->failed;
+    if (a->raw.len && json_scan(a->raw.data, a->raw.len, &asf->raw, err) < 0)
+        return -1;
     if (a->error.code != ERROR_NONE) {
         if (err)
             *err = a->error;
         return -1;
     }
-    if (a->subject)
-        asf->subject = a->subject;
-    asf->item = (struct cloudevent_span){.text = a->item.data, .len = (uint32_t)a->item.len};
-    asf->state = a->state;
-    asf->left = a->left;
-    return json_scan(a->data.data, a->data.len, &asf->data, err);
+    if (json_scan(a->data.data, a->data.len, &asf->data, err) < 0)
+        return -1;
+    if (!a->culprit.len && !a->joins_events)
+        asf->raw = asf->data;
+    return 0;
 }
 
 void asf_firing_done(struct asf_firing *asf)

@@ -13,7 +13,14 @@
 #include "worker/states/join.h"
 
 struct choice;
+struct firing;
 struct state;
+
+/* A state directly inside a Parallel, and the number of its branch's end. */
+struct asf_inside {
+    uint64_t name; /* hash */
+    int64_t place; /* N of StateMachineN; not known: below 0, and different for each branch */
+};
 
 #define ASF_KEPT_BYTES 4096 /* of the event in hand, between events */
 
@@ -29,18 +36,27 @@ struct asf {
     int64_t join_multiple;
     int64_t counter;
     bool by_map;
+    struct asf_inside *inside; /* of a Parallel */
+    size_t n_inside;
     struct joins joins;
     struct buffer result; /* JSON; empty: none */
     /* The event in hand, for the action. */
     struct answer answer; /* that it was; text NULL: none */
+    uint64_t refused;     /* key (hash) of the answer that was put back; 0: none */
     struct buffer data;
     struct buffer item;
     bool left;
-    struct error error; /* why nothing can be made of it */
+    struct error error;    /* why nothing can be made of it */
+    bool blamed;           /* ... which is the failure of a state */
+    bool by_rule;          /* ... on the way to it: in the rule that leads there */
+    bool failed;           /* it tells of a failure inside of this state */
+    struct buffer culprit; /* name of the state that has failed, if it is another one */
+    struct buffer raw;     /* its input, JSON; empty: not known */
 };
 
 extern const struct condition_type condition_aws_asf_condition;
 extern const struct condition_type condition_aws_asf_join_statemachine;
+extern const struct condition_type condition_aws_asf_catch;
 
 /* What both have in the context. Errors: ERROR_INVALID, ERROR_MEMORY; asf_unload then. */
 int asf_load(struct asf *asf, const struct json_value *context, struct error *err);
@@ -50,7 +66,9 @@ const char *asf_why_refused(const void *state);
 /* The state's name, "" when the context has none. */
 const char *asf_name(const struct asf *asf);
 
-/* Takes the event in hand, and the answer that it is. 1: an answer was taken; -1: asf->error. */
+/* Takes the event in hand, as it is. */
+void asf_begin(struct asf *asf, const struct cloudevent *event);
+/* The same, and the answer that it is. 1: an answer was taken; -1: asf->error. */
 int asf_take(struct asf *asf, const struct cloudevent *event);
 /* Replaces the data in hand. */
 void asf_set_data(struct asf *asf, const struct json_value *value);
@@ -66,5 +84,11 @@ unsigned asf_refuse(struct asf *asf, unsigned changed);
 /* Ends the worker when memory ran out: an event would be lost; the next one starts from the last checkpoint.
  */
 void asf_must(const struct buffer *buffer);
+/* What is wrong is the failure of a state: of that name (NULL: of this one), with that input (NULL: not
+ * known). */
+void asf_blame(struct asf *asf, const char *name, const struct json_value *input);
+/* condition_type.refused, .activations */
+int asf_refused(void *state, struct firing *firing);
+int asf_activations(const struct json_value *context, condition_add add, void *data, struct error *err);
 /* A write of a task's firing. */
 unsigned asf_write_answer(struct asf *asf, const struct json_value *write);

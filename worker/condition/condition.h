@@ -23,6 +23,9 @@ enum {
     CONDITION_REFUSES = 4 /* evaluate only: nothing was changed; the event becomes a dead letter (refusal) */
 };
 
+typedef int (*condition_add)(void *data, const char *type, const char *subject, size_t subject_len,
+                             struct error *err);
+
 struct condition_type {
     const char *name;
     size_t state_size;
@@ -33,6 +36,12 @@ struct condition_type {
     bool counts_keys;
     /* An event has not been there for it when its action has failed: it may come again (redriven). */
     bool forgets_failures;
+    /* A failure that activates its triggers is not one of the Map or Parallel around the state yet
+     * (router.h). */
+    bool catches;
+    /* Events that activate its triggers besides their activation_events, as their context says: calls add for
+     * each. NULL: there are none. Errors: as add says, ERROR_MEMORY. Thread: any. */
+    int (*activations)(const struct json_value *context, condition_add add, void *data, struct error *err);
     /* Reads the state from the stored context (a JSON object). Errors: ERROR_INVALID naming member and value.
      */
     int (*load)(void *state, const struct json_value *context, struct error *err);
@@ -56,6 +65,9 @@ struct condition_type {
     const char *refusal;
     const char *(*why_refused)(
         const void *state); /* instead, when it says more; valid until the next event */
+    /* It has refused the event: tells who is to know, as an action would. 1: somebody takes it, the event is
+     * no dead letter and counts; 0: nobody does. NULL: nobody ever does. Thread: shard. */
+    int (*refused)(void *state, struct firing *firing);
     /* What an evaluation has come to, for people. NULL: there is nothing to tell. Thread: shard. */
     enum decision_kind (*explain)(const void *state, int64_t ret_operands[2]);
 

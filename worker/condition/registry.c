@@ -11,6 +11,7 @@ extern const struct condition_type condition_counter_threshold;
 extern const struct condition_type condition_dag_task_join;
 extern const struct condition_type condition_aws_asf_condition;
 extern const struct condition_type condition_aws_asf_join_statemachine;
+extern const struct condition_type condition_aws_asf_catch;
 extern const struct condition_type condition_docker;
 extern const struct condition_type condition_docker_image;
 
@@ -22,6 +23,7 @@ static const struct condition_type *const types[] = {
     &condition_dag_task_join,
     &condition_aws_asf_condition,
     &condition_aws_asf_join_statemachine,
+    &condition_aws_asf_catch,
     &condition_docker,
     &condition_docker_image,
 };

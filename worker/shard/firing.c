@@ -116,6 +116,30 @@ int firing_emit(struct firing *firing, const struct cloudevent *event, struct er
     return firing->type->emit(firing, event, err);
 }
 
+static unsigned takers(struct firing *firing, const char *type, const char *subject)
+{
+    struct cloudevent event;
+    cloudevent_clear(&event);
+    event.attribute[CE_TYPE] = (struct cloudevent_span){.text = type, .len = (uint32_t)strlen(type)};
+    event.attribute[CE_SUBJECT] = (struct cloudevent_span){.text = subject, .len = (uint32_t)strlen(subject)};
+    return firing->type->takes ? firing->type->takes(firing, &event) : 0;
+}
+
+bool firing_takes(struct firing *firing, const char *type, const char *subject)
+{
+    return takers(firing, type, subject) > 0;
+}
+
+bool firing_catches(struct firing *firing, const char *type, const char *subject)
+{
+    return takers(firing, type, subject) > 1;
+}
+
+int firing_timer(struct firing *firing, uint64_t at, const struct cloudevent *event, struct error *err)
+{
+    return firing->type->timer(firing, at, event, err);
+}
+
 int firing_context(const struct firing *firing, struct buffer *out, struct error *err)
 {
     trigger_write_context(firing->trigger, out);

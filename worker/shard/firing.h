@@ -20,6 +20,9 @@ struct firing_type {
     int (*intend)(struct firing *firing, const struct action_type *action, const char *key, const char *body,
                   size_t body_len, const char *elements, size_t elements_len, struct error *err);
     void (*finish)(struct firing *firing);
+    /* Who would be activated by an event: 0 nobody, 1 somebody, 2 one of them catches. NULL: nobody ever. */
+    unsigned (*takes)(struct firing *firing, const struct cloudevent *event);
+    int (*timer)(struct firing *firing, uint64_t at, const struct cloudevent *event, struct error *err);
 };
 
 /* firing_key by its parts. */

@@ -92,6 +92,7 @@ static void cut(struct shard *s)
     next->documents = next->fired = 0;
     next->finished = 0;
     next->gone = false;
+    next->timers = false;
     crash_point("shard_cut");
     checkpoint_cut_done(s->worker->checkpoint);
 }

@@ -28,7 +28,8 @@ struct shard_cut {
     uint64_t fired;
     unsigned finished; /* TERMINATE fired so often */
     char finished_trigger[200];
-    bool gone; /* a transient trigger has fired: the router should be made anew */
+    bool gone;   /* a transient trigger has fired: the router should be made anew */
+    bool timers; /* some are among the changes */
 };
 
 int shard_new(struct worker *worker, unsigned index, struct shard **ret_shard, struct error *err);

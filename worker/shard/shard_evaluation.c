@@ -11,11 +11,13 @@
 #include "common/clock.h"
 #include "common/config.h"
 #include "worker/checkpoint/checkpoint.h"
+#include "worker/checkpoint/timers.h"
 #include "worker/crash.h"
 #include "worker/deadletter.h"
 #include "worker/executor/executor.h"
 #include "worker/shard/firing.h"
 #include "worker/globals.h"
+#include "worker/router.h"
 #include "worker/executor/intent.h"
 #include "worker/shard/keys.h"
 #include "worker/source/internal.h"
@@ -114,8 +116,37 @@ static void finish(struct firing *firing)
     checkpoint_intent_waits(s->worker->checkpoint);
 }
 
-static const struct firing_type into_epoch = {
-    .emit = emit, .write = write_context, .intend = intend, .finish = finish};
+/* The router in force may be replaced meanwhile, but is freed only after a barrier, which this shard comes to
+ * after the event in hand. */
+static unsigned takes(struct firing *firing, const struct cloudevent *event)
+{
+    const struct route *routes[ROUTE_MAX_LISTS];
+    const struct worker *w = shard_of(firing)->worker;
+    unsigned n = router_match(atomic_load_explicit(&w->router, memory_order_acquire), event, routes);
+    return n ? 1 + route_catches(routes, n) : 0;
+}
+
+/* The checkpoint takes it up when it has committed. */
+static int set_timer(struct firing *firing, uint64_t at, const struct cloudevent *event, struct error *err)
+{
+    struct shard *s = shard_of(firing);
+    const struct cloudevent_span *id = &event->attribute[CE_ID];
+    BUFFER_AUTO document = BUFFER_INIT;
+    timer_write(at, event, &document);
+    if (document.failed)
+        return error_set(err, ERROR_MEMORY, "out of memory");
+    changes_put(&shard_current_cut(s)->changes, STORAGE_TIMERS, id->text, id->len, document.data,
+                document.len);
+    shard_current_cut(s)->timers = true;
+    return 0;
+}
+
+static const struct firing_type into_epoch = {.emit = emit,
+                                              .write = write_context,
+                                              .intend = intend,
+                                              .finish = finish,
+                                              .takes = takes,
+                                              .timer = set_timer};
 
 /* --- events --- */
 
@@ -279,6 +310,15 @@ static inline void decide(struct shard *s, const struct trigger *t, const struct
     record(s, t, event, flags, kind);
 }
 
+/* Whether somebody takes it from here. */
+static bool tell_refused(struct shard *s, struct trigger *t, const struct cloudevent *event)
+{
+    if (!t->condition->refused)
+        return false;
+    struct shard_firing firing = make_firing(s, t, event, t->firings);
+    return t->condition->refused(t->state, &firing.firing) > 0;
+}
+
 static void evaluate(struct shard *s, struct trigger *t, struct record_event *r,
                      const struct cloudevent *event)
 {
@@ -292,7 +332,8 @@ static void evaluate(struct shard *s, struct trigger *t, struct record_event *r,
         }
     }
     unsigned outcome = t->condition->evaluate(t->state, event);
-    if (outcome & CONDITION_REFUSES)
+    bool refused = (outcome & CONDITION_REFUSES) && !tell_refused(s, t, event);
+    if (refused)
         dead_letter(s, r, event, "condition_failed",
                     t->condition->why_refused ? t->condition->why_refused(t->state) : t->condition->refusal,
                     t);
@@ -301,7 +342,7 @@ static void evaluate(struct shard *s, struct trigger *t, struct record_event *r,
     bool holds = outcome & CONDITION_HOLDS;
     if (holds)
         failed = !fire(s, t, r, event, NULL) && t->condition->forgets_failures;
-    if (has_key && (failed || (outcome & CONDITION_REFUSES)))
+    if (has_key && (failed || refused))
         keys_take_back(t->keys);
     decide(s, t, event, holds ? DECISION_HOLDS | DECISION_FIRED : 0, DECISION_PLAIN);
     arena_add(&s->stats->evaluated, 1);
@@ -452,6 +493,11 @@ static void apply(struct shard *s, struct trigger *t, struct record_event *r, st
     }
     if (!t->condition->write)
         return;
+    if (json_member(&write, "final", &again) && t->condition->counts_keys &&
+        keys_add(&t->keys, again.text, again.len) < 0)
+        abort(); /* what comes late would be counted: start again from the last checkpoint */
+    if (again.type != JSON_ABSENT)
+        shard_mark_dirty(s, t);
     unsigned outcome = t->condition->write(t->state, &write);
     if (outcome & CONDITION_CHANGED)
         mark_changed(s, t);

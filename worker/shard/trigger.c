@@ -111,6 +111,42 @@ static int read_activation(const struct json_value *event, const char *name, boo
     return 0;
 }
 
+static struct activation *add_activation(struct trigger *t, struct error *err)
+{
+    if ((t->n_activations & (t->n_activations - 1)) == 0) {
+        size_t cap = t->n_activations ? t->n_activations * 2 : 1;
+        struct activation *grown = realloc(t->activations, cap * sizeof *grown);
+        if (!grown) {
+            error_set(err, ERROR_MEMORY, "out of memory");
+            return NULL;
+        }
+        t->activations = grown;
+    }
+    struct activation *a = &t->activations[t->n_activations++];
+    *a = (struct activation){0};
+    return a;
+}
+
+struct adding {
+    struct trigger *trigger;
+    struct buffer *text;
+};
+
+/* One that the condition needs, and which does not stand in the document. */
+static int add_needed(void *data, const char *type, const char *subject, size_t subject_len,
+                      struct error *err)
+{
+    struct adding *adding = data;
+    struct activation *a = add_activation(adding->trigger, err);
+    if (!a)
+        return -1;
+    a->type_len = (uint32_t)strlen(type);
+    a->subject_len = (uint32_t)subject_len;
+    buffer_append(adding->text, type, a->type_len);
+    buffer_append(adding->text, subject, subject_len);
+    return 0;
+}
+
 static int read_activations(struct trigger *t, const struct json_value *array, struct buffer *text,
                             struct error *err)
 {
@@ -119,15 +155,9 @@ static int read_activations(struct trigger *t, const struct json_value *array, s
     struct json_value event;
     json_iter_init(&iter, array);
     while (json_next(&iter, &name, &event)) {
-        if ((t->n_activations & (t->n_activations - 1)) == 0) {
-            size_t cap = t->n_activations ? t->n_activations * 2 : 1;
-            struct activation *grown = realloc(t->activations, cap * sizeof *grown);
-            if (!grown)
-                return error_set(err, ERROR_MEMORY, "out of memory");
-            t->activations = grown;
-        }
-        struct activation *a = &t->activations[t->n_activations++];
-        *a = (struct activation){0};
+        struct activation *a = add_activation(t, err);
+        if (!a)
+            return -1;
         if (read_activation(&event, "type", true, text, &a->type_len, err) < 0 ||
             read_activation(&event, "subject", false, text, &a->subject_len, err) < 0)
             return -1;
@@ -198,7 +228,9 @@ static int fill(struct trigger *t, const char *id, size_t id_len, const struct j
     t->definition = arena_name_hash(text.data, text.len);
     append_others(context, t->condition->members, &text);
     t->context_len = text.len - t->document_len;
-    if (read_activations(t, &d->activations, &text, err) < 0)
+    struct adding adding = {t, &text};
+    if (read_activations(t, &d->activations, &text, err) < 0 ||
+        (t->condition->activations && t->condition->activations(context, add_needed, &adding, err) < 0))
         return -1;
     if (text.failed || uuid.failed || !buffer_reserve(&text, 1))
         return error_set(err, ERROR_MEMORY, "out of memory");

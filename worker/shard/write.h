@@ -1,11 +1,12 @@
 /* Writes into other triggers' contexts: what a firing tells triggers that may belong to other shards.
  *
  * A write is a JSON object that the target's condition understands (condition_type.write), or a request to
- * carry the target's action out again ({"repeat":...}, action_type.again). It goes to one trigger by its id,
- * or to all triggers that events of a type and subject activate: those who depend on a task are those whom
- * its termination event activates. The router finds them when the write is delivered, so one record reaches
- * all of them, in whatever shards they are. A write that reaches nobody is dropped, one to an id that does
- * not exist becomes a dead letter.
+ * carry the target's action out again ({"repeat":...}, action_type.again). With a member "final", a key, an
+ * event that carries this key is not counted any more. It goes to one trigger by its id, or to all triggers
+ * that events of a type and subject activate: those who depend on a task are those whom its termination event
+ * activates. The router finds them when the write is delivered, so one record reaches all of them, in
+ * whatever shards they are. A write that reaches nobody is dropped, one to an id that does not exist becomes
+ * a dead letter.
  *
  * It travels through the internal source: in order behind what was emitted before, and in front of what its
  * firing does afterwards. An intent of a firing that has written waits there, too (RECORD_INTENT): its shard

@@ -72,6 +72,12 @@ static bool is_entry(const struct json_value *entry)
     return entry->type == JSON_OBJECT && json_member(entry, "task", &task) && task.type == JSON_STRING;
 }
 
+int answers_add(struct answers *answers, const struct json_value *entry, struct error *err)
+{
+    return is_entry(entry) ? add(answers, entry, err)
+                           : error_set(err, ERROR_INVALID, "an answer without a task");
+}
+
 int answers_load(struct answers *answers, const struct json_value *context, struct error *err)
 {
     struct json_value array, name, entry;
@@ -120,21 +126,25 @@ static void take_out(struct answers *answers, size_t i, struct answer *ret_answe
     memmove(&answers->entries[i], &answers->entries[i + 1], (answers->n - i) * sizeof *answers->entries);
 }
 
+void answers_forget(struct answers *answers, uint64_t key)
+{
+    struct answer forgotten;
+    for (size_t i = 0; i < answers->n && key; i++)
+        if (answers->entries[i].key == key) {
+            take_out(answers, i, &forgotten);
+            free(forgotten.text);
+            return;
+        }
+}
+
 int answers_write(struct answers *answers, const struct json_value *write, struct error *err)
 {
     struct json_value value;
-    struct answer forgotten;
     if (json_member(write, "awaits", &value) && is_entry(&value))
         return add(answers, &value, err) < 0 ? -1 : 1;
     if (!json_member(write, "forget", &value) || value.type != JSON_STRING || value.escaped)
         return 0;
-    uint64_t key = hash(value.text, value.len);
-    for (size_t i = 0; i < answers->n; i++)
-        if (answers->entries[i].key == key) {
-            take_out(answers, i, &forgotten);
-            free(forgotten.text);
-            break;
-        }
+    answers_forget(answers, hash(value.text, value.len));
     return 1;
 }
 

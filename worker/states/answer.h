@@ -40,6 +40,10 @@ void answers_store(const struct answers *answers, struct buffer *out);
 /* Takes a write of a task's firing: {"awaits":{an entry}}, or {"forget":key}. 0: it is neither; 1: taken.
  * Errors: ERROR_LIMIT, ERROR_MEMORY. */
 int answers_write(struct answers *answers, const struct json_value *write, struct error *err);
+/* Adds an entry. Errors: ERROR_INVALID (it is none), ERROR_LIMIT, ERROR_MEMORY. */
+int answers_add(struct answers *answers, const struct json_value *entry, struct error *err);
+/* Drops the entry with this key (its hash). */
+void answers_forget(struct answers *answers, uint64_t key);
 /* Appends a write. input: the state's; state: its document; NULL: none. */
 void answer_compose(const char *task, const char *key, const struct cloudevent_span *item,
                     const struct json_value *input, const struct json_value *state, struct buffer *out);

@@ -55,12 +55,9 @@ struct join *joins_find(struct joins *joins, const char *path, size_t len)
     return NULL;
 }
 
-struct join *joins_open(struct joins *joins, const char *path, size_t len, size_t outer_len,
+static struct join *add(struct joins *joins, const char *path, size_t len, size_t outer_len,
                         struct error *err)
 {
-    struct join *present = joins_find(joins, path, len);
-    if (present)
-        return present;
     if (joins->n == joins->cap) {
         size_t cap = joins->cap ? joins->cap * 2 : 2;
         struct join *grown = realloc(joins->groups, cap * sizeof *grown);
@@ -83,12 +80,52 @@ struct join *joins_open(struct joins *joins, const char *path, size_t len, size_
     return join;
 }
 
-struct join *joins_oldest(struct joins *joins)
+struct join *joins_open(struct joins *joins, const char *path, size_t len, size_t outer_len,
+                        struct error *err)
 {
-    for (size_t i = 0; i < joins->n; i++)
-        if (joins->groups[i].outer_len < joins->groups[i].path_len && !join_is_complete(&joins->groups[i]))
-            return &joins->groups[i];
+    struct join *present = joins_find(joins, path, len);
+    return present ? present : add(joins, path, len, outer_len, err);
+}
+
+struct join *joins_oldest(struct joins *joins, bool open)
+{
+    for (size_t i = 0; i < joins->n; i++) {
+        struct join *join = &joins->groups[i];
+        if (join->outer_len < join->path_len && !join_is_complete(join) && !(open && join->closed))
+            return join;
+    }
     return NULL;
+}
+
+/* Makes room for another one that is closed: drops the oldest. */
+static void bound_closed(struct joins *joins)
+{
+    size_t n = 1;
+    for (size_t i = 0; i < joins->n; i++)
+        n += joins->groups[i].closed;
+    for (size_t i = 0; i < joins->n && n > JOINS_MAX_CLOSED; i++)
+        if (joins->groups[i].closed) {
+            joins_remove(joins, &joins->groups[i--]);
+            n--;
+        }
+}
+
+void joins_close(struct joins *joins, struct join **join)
+{
+    struct join *j = *join;
+    size_t from_end = joins->n - (size_t)(j - joins->groups);
+    joins->bytes -= j->input.len + j->state.len;
+    buffer_done(&j->input);
+    buffer_done(&j->state);
+    for (size_t i = 0; i < j->n; i++) {
+        joins->bytes -= j->results[i].len;
+        free(j->results[i].data);
+        j->results[i].data = NULL;
+        j->results[i].len = 0;
+    }
+    bound_closed(joins);
+    *join = &joins->groups[joins->n - from_end];
+    (*join)->closed = true;
 }
 
 /* Where the place is, or would be: behind others of the same place. */
@@ -106,6 +143,37 @@ static size_t find(const struct join *join, int64_t place)
             high = middle;
     }
     return low;
+}
+
+static bool has(const struct join *join, int64_t place)
+{
+    size_t at = find(join, place);
+    return at && join->results[at - 1].place == place;
+}
+
+static struct join *next_of(struct joins *joins, const char *path, size_t len, const int64_t *place)
+{
+    for (size_t i = 0; i < joins->n; i++) {
+        struct join *join = &joins->groups[i];
+        if (join->path_len == len && !memcmp(join->path, path, len) &&
+            (!join->closed || (place && !has(join, *place))))
+            return join;
+    }
+    return NULL;
+}
+
+struct join *joins_expecting(struct joins *joins, const char *path, size_t len, size_t outer_len,
+                             int64_t place, struct error *err)
+{
+    struct join *join = next_of(joins, path, len, &place);
+    return join ? join : add(joins, path, len, outer_len, err);
+}
+
+struct join *joins_begin(struct joins *joins, const char *path, size_t len, size_t outer_len,
+                         struct error *err)
+{
+    struct join *join = next_of(joins, path, len, NULL);
+    return join ? join : add(joins, path, len, outer_len, err);
 }
 
 int join_add(struct joins *joins, struct join *join, int64_t place, bool once, const char *data, size_t len,
@@ -126,8 +194,9 @@ int join_add(struct joins *joins, struct join *join, int64_t place, bool once, c
         join->results = grown;
         join->cap = cap;
     }
-    char *copy = strndup(data, len);
-    if (!copy)
+    len = join->closed ? 0 : len;
+    char *copy = join->closed ? NULL : strndup(data, len);
+    if (!copy && !join->closed)
         return no_memory(err);
     memmove(&join->results[at + 1], &join->results[at], (join->n - at) * sizeof *join->results);
     join->results[at] = (struct join_result){.place = place, .data = copy, .len = len};
@@ -214,9 +283,10 @@ static int load_group(struct joins *joins, const struct json_value *group, struc
     if (is_map && text.len < ITEM_RUN)
         return wrong("a path without its run", err);
     size_t outer = is_map ? text.len - ITEM_RUN - (text.len > ITEM_RUN) : text.len;
-    struct join *join = joins_open(joins, buffer_text(&text), text.len, outer, err);
+    struct join *join = add(joins, buffer_text(&text), text.len, outer, err);
     if (!join)
         return -1;
+    join->closed = json_member(group, "closed", &value) && value.type == JSON_TRUE;
     if (json_member(group, "expected", &expected) &&
         (expected.type != JSON_NUMBER || !json_integer(&expected, &join->expected) ||
          join->expected < JOIN_UNKNOWN))
@@ -252,6 +322,8 @@ static void store_group(const struct join *join, struct buffer *out)
     buffer_append_json(out, join->path, join->path_len);
     buffer_printf(out, "%s,\"expected\":%lld", join->outer_len < join->path_len ? ",\"run\":true" : "",
                   (long long)join->expected);
+    if (join->closed)
+        buffer_append_text(out, ",\"closed\":true");
     if (join->input.len) {
         buffer_append_text(out, ",\"input\":");
         buffer_append(out, join->input.data, join->input.len);
@@ -263,7 +335,10 @@ static void store_group(const struct join *join, struct buffer *out)
     buffer_append_text(out, ",\"results\":[");
     for (size_t i = 0; i < join->n; i++) {
         buffer_printf(out, "%s[%lld,", i ? "," : "", (long long)join->results[i].place);
-        buffer_append(out, join->results[i].data, join->results[i].len);
+        if (join->results[i].data)
+            buffer_append(out, join->results[i].data, join->results[i].len);
+        else
+            buffer_append_text(out, "null");
         buffer_append_char(out, ']');
     }
     buffer_append_text(out, "]}");

@@ -8,9 +8,13 @@
  * the same path, and results are in the order of the numbers of the branches' ends (StateMachineN), which a
  * compiler counts up.
  *
+ * A group whose run has failed is closed: its data are dropped, and what still comes for it is only counted,
+ * so that it is not taken for a result of another run. It goes when all have come; of those that wait for
+ * some which never come, the last JOINS_MAX_CLOSED are kept.
+ *
  * In the trigger's context:
- * "joins":[{"path","run"?,"expected","input"?,"state"?,"results":[[place,data],...]}]. Thread: one at a time.
- */
+ * "joins":[{"path","run"?,"expected","closed"?,"input"?,"state"?,"results":[[place,data],...]}]. Thread: one
+ * at a time. */
 #pragma once
 
 #include <stdbool.h>
@@ -26,10 +30,11 @@ struct json_value;
 #define JOINS_MAX_BYTES (128u << 20) /* of all data */
 #define JOIN_UNKNOWN -1              /* expected: not told yet */
 #define JOIN_MAX_RESULTS 1000000
+#define JOINS_MAX_CLOSED 1000
 
 struct join_result {
     int64_t place;
-    char *data; /* JSON */
+    char *data; /* JSON; NULL: dropped */
     size_t len;
 };
 
@@ -38,6 +43,7 @@ struct join {
     size_t path_len;
     size_t outer_len; /* of the path: without the run */
     int64_t expected;
+    bool closed;
     struct buffer input; /* of the Map or Parallel, and the Map's state: JSON; empty: not given */
     struct buffer state;
     struct join_result *results; /* by place */
@@ -64,8 +70,16 @@ struct join *joins_open(struct joins *joins, const char *path, size_t len, size_
                         struct error *err);
 /* NULL: there is none. */
 struct join *joins_find(struct joins *joins, const char *path, size_t len);
-/* The oldest of a Map that lacks results; NULL: none. */
-struct join *joins_oldest(struct joins *joins);
+/* The same for a result of this place: not one that is closed and has it. And for what begins a run: none
+ * that is closed. */
+struct join *joins_expecting(struct joins *joins, const char *path, size_t len, size_t outer_len,
+                             int64_t place, struct error *err);
+struct join *joins_begin(struct joins *joins, const char *path, size_t len, size_t outer_len,
+                         struct error *err);
+/* The oldest of a Map that lacks results, and, if so wanted, is not closed; NULL: none. */
+struct join *joins_oldest(struct joins *joins, bool open);
+/* Closes it. Other groups may go by it, so *join is where it is now. */
+void joins_close(struct joins *joins, struct join **join);
 void joins_remove(struct joins *joins, struct join *join);
 
 /* Adds a result. once: its place can be taken once only, and is below `expected`, when that is known. 0, or

@@ -4,25 +4,21 @@
 #include <string.h>
 
 #include "common/buffer.h"
+#include "common/clock.h"
 #include "common/error.h"
 #include "common/json.h"
 #include "common/json_compare.h"
 #include "common/jsonpath.h"
 #include "worker/states/evaluation.h"
-#include "worker/states/expression.h"
+#include "worker/states/fail.h"
 #include "worker/states/path.h"
 #include "worker/states/payload.h"
+#include "worker/states/wait.h"
 
 /* A path that may be null. */
 struct optional_path {
     struct path *path; /* NULL: all of it */
     bool null;
-};
-
-/* Error or Cause of a Fail: a text, or what ErrorPath or CausePath yields. Neither: none. */
-struct fail_text {
-    char *text;
-    struct expression *expression;
 };
 
 /* Paths to numbers that bound a state. The bounds themselves are not this module's, but what they lead to is
@@ -54,7 +50,10 @@ struct state {
     struct json_value result;     /* type JSON_ABSENT: none */
     char *text;                   /* that the result borrows */
     char *resource;
-    struct fail_text error, cause;
+    struct fail *fail;
+    struct wait *wait;
+    uint64_t timeout_ns; /* TimeoutSeconds; 0: none */
+    bool catches;
 };
 
 static const struct json_value empty = {.text = "{}", .len = 2, .type = JSON_OBJECT};
@@ -77,10 +76,8 @@ void state_free(struct state *state)
     payload_free(state->item_selector);
     payload_free(state->result_selector);
     jsonpath_free(state->result_path);
-    free(state->error.text);
-    free(state->cause.text);
-    expression_free(state->error.expression);
-    expression_free(state->cause.expression);
+    fail_free(state->fail);
+    wait_free(state->wait);
     free(state->resource);
     free(state->text);
     free(state);
@@ -162,22 +159,6 @@ static int load_texts(struct state *s, const struct json_value *document, struct
     return s->text ? json_scan(s->text, len, &s->result, err) : no_memory(err);
 }
 
-static int load_fail_text(const struct json_value *document, const char *member, const char *path,
-                          struct fail_text *ret_text, struct error *err)
-{
-    struct json_value value;
-    BUFFER_AUTO text = BUFFER_INIT;
-    if (json_member(document, path, &value))
-        return expression_load(&value, &ret_text->expression, err) < 0 ? error_prefix(err, "%s", path) : 0;
-    if (!json_member(document, member, &value) || value.type == JSON_NULL)
-        return 0;
-    if (value.type != JSON_STRING)
-        return error_set(err, ERROR_INVALID, "%s is %s, not a string", member, json_type_name(value.type));
-    json_unescape(&value, &text);
-    ret_text->text = strndup(buffer_text(&text), text.len);
-    return ret_text->text && !text.failed ? 0 : no_memory(err);
-}
-
 static int refuse(const struct json_value *document, struct error *err)
 {
     struct json_value value;
@@ -199,6 +180,21 @@ static int load_limits(struct state *s, const struct json_value *document, struc
     return 0;
 }
 
+/* TimeoutSeconds may have a fraction, which the States Language does not know. */
+static int load_times(struct state *s, const struct json_value *document, struct error *err)
+{
+    struct json_value value;
+    s->catches = json_member(document, "Retry", &value) || json_member(document, "Catch", &value);
+    if (json_member(document, "TimeoutSeconds", &value)) {
+        double seconds = value.type == JSON_NUMBER ? json_double(&value) : 0;
+        if (!(seconds > 0 && seconds <= WAIT_SECONDS_MAX))
+            return error_set(err, ERROR_INVALID, "TimeoutSeconds is %.*s, not a number from 1 to %d",
+                             (int)(value.len < 60 ? value.len : 60), value.text, WAIT_SECONDS_MAX);
+        s->timeout_ns = (uint64_t)(seconds * (double)CLOCK_S);
+    }
+    return s->kind == STATE_WAIT ? wait_load(document, &s->wait, err) : 0;
+}
+
 static int load(struct state *s, const struct json_value *document, struct error *err)
 {
     struct json_value value;
@@ -213,6 +209,7 @@ static int load(struct state *s, const struct json_value *document, struct error
               : is_json_string(&value, "Pass")     ? STATE_PASS
               : is_json_string(&value, "Parallel") ? STATE_PARALLEL
               : is_json_string(&value, "Fail")     ? STATE_FAIL
+              : is_json_string(&value, "Wait")     ? STATE_WAIT
                                                    : STATE_OTHER;
     if (load_path(document, "InputPath", &s->input, err) < 0 ||
         load_path(document, "OutputPath", &s->output, err) < 0 ||
@@ -220,10 +217,9 @@ static int load(struct state *s, const struct json_value *document, struct error
             0 ||
         load_payload(document, "ResultSelector", &s->result_selector, err) < 0 ||
         load_result_path(s, document, err) < 0 || load_texts(s, document, err) < 0 ||
-        load_limits(s, document, err) < 0)
+        load_limits(s, document, err) < 0 || load_times(s, document, err) < 0)
         return -1;
-    if (s->kind == STATE_FAIL && (load_fail_text(document, "Error", "ErrorPath", &s->error, err) < 0 ||
-                                  load_fail_text(document, "Cause", "CausePath", &s->cause, err) < 0))
+    if (s->kind == STATE_FAIL && fail_load(document, &s->fail, err) < 0)
         return -1;
     if (s->kind != STATE_MAP)
         return 0;
@@ -262,6 +258,11 @@ bool state_shapes_result(const struct state *state)
 bool state_keeps_input(const struct state *state)
 {
     return state->discards || (state->result_path && strcmp(jsonpath_text(state->result_path), "$") != 0);
+}
+
+bool state_catches(const struct state *state)
+{
+    return state->catches;
 }
 
 const char *state_resource(const struct state *state)
@@ -415,34 +416,41 @@ void state_write_shape(const struct json_value *document, struct buffer *out)
     buffer_append_char(out, '}');
 }
 
-static int append_fail_text(const struct fail_text *from, struct evaluation *ev, const char *member,
-                            struct buffer *out, struct error *err)
+int state_fail(const struct state *state, struct evaluation *evaluation, struct failure *ret_failure,
+               struct error *err)
 {
-    struct json_value value;
-    if (from->text)
-        buffer_append_text(out, from->text);
-    if (!from->expression)
-        return 0;
-    int r = expression_evaluate(from->expression, ev, &value, err);
-    if (r == 0 && value.type != JSON_STRING)
-        r = error_set(err, ERROR_INVALID, "it leads to %s, not to a string", json_type_name(value.type));
-    if (r < 0) {
-        error_prefix(err, "%s", member);
-        return failed(err, "States.Runtime");
-    }
-    json_unescape(&value, out);
-    return 0;
+    return fail_evaluate(state->fail, evaluation, ret_failure, err) < 0 ? failed(err, "States.Runtime") : 0;
 }
 
-int state_fail(const struct state *state, struct evaluation *evaluation, struct error *err)
+int state_wait(const struct state *state, struct evaluation *evaluation, uint64_t now, uint64_t *ret_until,
+               struct error *err)
 {
-    BUFFER_AUTO error = BUFFER_INIT;
-    BUFFER_AUTO cause = BUFFER_INIT;
-    if (append_fail_text(&state->error, evaluation, "ErrorPath", &error, err) < 0 ||
-        append_fail_text(&state->cause, evaluation, "CausePath", &cause, err) < 0)
+    struct json_value raw = evaluation->input;
+    struct json_value input;
+    if (follow(&state->input, evaluation, &raw, "InputPath", &input, err) < 0)
         return -1;
-    return error_set(err, ERROR_INVALID, "%s%s%s", error.len ? buffer_text(&error) : "the state Fail",
-                     cause.len ? ": " : "", buffer_text(&cause));
+    evaluation->input = input;
+    int r = wait_until(state->wait, evaluation, now, ret_until, err);
+    evaluation->input = raw;
+    return r < 0 ? failed(err, "States.Runtime") : 0;
+}
+
+int state_timeout(const struct state *state, struct evaluation *evaluation, uint64_t *ret_ns,
+                  struct error *err)
+{
+    struct optional_path path = {.path = state->limits[LIMIT_TIMEOUT]};
+    struct json_value raw = evaluation->input;
+    struct json_value input, value;
+    *ret_ns = state->timeout_ns;
+    if (!path.path)
+        return 0;
+    if (follow(&state->input, evaluation, &raw, "InputPath", &input, err) < 0 ||
+        check_limits(state, evaluation, &input, err) < 0 ||
+        follow(&path, evaluation, &input, "TimeoutSecondsPath", &value, err) < 0)
+        return -1;
+    double seconds = json_double(&value);
+    *ret_ns = (uint64_t)((seconds < WAIT_SECONDS_MAX ? seconds : WAIT_SECONDS_MAX) * (double)CLOCK_S);
+    return 0;
 }
 
 int state_items(const struct state *state, struct evaluation *evaluation, struct json_value *ret_items,

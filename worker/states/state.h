@@ -9,10 +9,12 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct buffer;
 struct error;
 struct evaluation;
+struct failure;
 struct json_value;
 struct state;
 
@@ -22,7 +24,7 @@ int state_load(const struct json_value *document, struct state **ret_state, stru
 void state_free(struct state *state); /* NULL is fine */
 
 /* Of its Type. */
-enum state_kind { STATE_OTHER, STATE_PASS, STATE_MAP, STATE_PARALLEL, STATE_FAIL };
+enum state_kind { STATE_OTHER, STATE_PASS, STATE_MAP, STATE_PARALLEL, STATE_FAIL, STATE_WAIT };
 enum state_kind state_kind(const struct state *state);
 /* The state's Resource, "" when it has none. */
 const char *state_resource(const struct state *state);
@@ -31,6 +33,8 @@ bool state_has_parameters(const struct state *state);
  * that takes its input. */
 bool state_shapes_result(const struct state *state);
 bool state_keeps_input(const struct state *state);
+/* Whether it has Retry or Catch (states/catch.h). */
+bool state_catches(const struct state *state);
 /* Appends what of a state's document says that, as a document of its own: for who makes its output elsewhere.
  */
 void state_write_shape(const struct json_value *document, struct buffer *out);
@@ -46,8 +50,15 @@ int state_leave(const struct state *state, struct evaluation *evaluation, const 
 int state_pass(const struct state *state, struct evaluation *evaluation, struct json_value *ret_output,
                struct error *err);
 
-/* A Fail: always -1, with its Error (or ErrorPath) and Cause (or CausePath) as "Error: Cause". */
-int state_fail(const struct state *state, struct evaluation *evaluation, struct error *err);
+/* A Fail: its Error (or ErrorPath) and Cause (or CausePath). failure_done() when done. */
+int state_fail(const struct state *state, struct evaluation *evaluation, struct failure *ret_failure,
+               struct error *err);
+/* A Wait: until when, in unix nanoseconds; its output is that of state_enter and state_leave. */
+int state_wait(const struct state *state, struct evaluation *evaluation, uint64_t now, uint64_t *ret_until,
+               struct error *err);
+/* How long a Task's function may take: TimeoutSeconds or TimeoutSecondsPath; 0: for ever. */
+int state_timeout(const struct state *state, struct evaluation *evaluation, uint64_t *ret_ns,
+                  struct error *err);
 
 /* The items of a Map: InputPath and ItemsPath. An array. */
 int state_items(const struct state *state, struct evaluation *evaluation, struct json_value *ret_items,
