@@ -41,6 +41,7 @@ struct emission {
     size_t node;
     bool inside;  /* comes back to the workflow's triggers */
     bool endless; /* any number of events per firing */
+    bool below;   /* the subject is what others begin with, before a dot */
     bool heard;
 };
 
@@ -177,7 +178,8 @@ static void read_emissions(struct flow *flow, size_t index)
             return;
         emission.type = "lambda.success";
         emission.subject = output_text(subject ? context : trigger, subject ? "Subject" : "id");
-        emission.endless = strcmp(name, "AWS_ASF_MAP") == 0;
+        emission.below = strcmp(name, "AWS_ASF_CATCH") == 0;
+        emission.endless = strcmp(name, "AWS_ASF_MAP") == 0 || emission.below;
     } else if (strcmp(name, "DAG_DUMMY_TASK") == 0 || strcmp(name, "IBM_CF_INVOKE") == 0 ||
                strcmp(name, "AWS_LAMBDA_INVOKE") == 0) {
         struct json_object *subject = output_member(context, "subject");
@@ -240,6 +242,10 @@ static bool subject_matches(const struct flow *flow, const struct emission *emis
 {
     if (wild(subject))
         return true;
+    if (emission->subject && emission->below) {
+        size_t len = strlen(emission->subject);
+        return strncmp(emission->subject, subject, len) == 0 && subject[len] == '.';
+    }
     if (emission->subject)
         return strcmp(emission->subject, subject) == 0;
     const struct node *node = &flow->nodes[emission->node];
@@ -378,15 +384,18 @@ static bool emitted_type(const struct flow *flow, const char *type)
     return false;
 }
 
-/* Whether the worker itself may emit it: the failure of a call that some trigger makes. */
+/* Whether the worker itself may emit it: the failure of a call that some trigger makes, or of a state. */
 static bool is_failure(const struct flow *flow, const char *type)
 {
     static const char *const callers[] = {"HTTP_INVOKE",  "EXEC",   "IBM_CF_INVOKE", "AWS_LAMBDA_INVOKE",
                                           "AWS_ASF_TASK", "DOCKER", "DOCKER_IMAGE"};
-    if (strcmp(type, "event.triggerflow.termination.failure") != 0)
+    bool of_state = strcmp(type, "lambda.failure") == 0 || strcmp(type, "lambda.uncaught") == 0;
+    if (!of_state && strcmp(type, "event.triggerflow.termination.failure") != 0)
         return false;
     for (size_t i = 0; i < flow->n_nodes; i++) {
         const char *action = output_text(output_member(flow->nodes[i].trigger, "action"), "name");
+        if (of_state && strncmp(action, "AWS_ASF_", 8) == 0)
+            return true;
         for (size_t k = 0; k < sizeof callers / sizeof callers[0]; k++)
             if (strcmp(action, callers[k]) == 0)
                 return true;

@@ -71,11 +71,17 @@ static bool listed(const char *const *names, const char *name)
     return false;
 }
 
-static const char *const conditions[] = {"TRUE",          "JOIN",
-                                         "FUNCTION_JOIN", "COUNTER_THRESHOLD",
-                                         "DAG_TASK_JOIN", "AWS_ASF_CONDITION",
-                                         "DOCKER",        "AWS_ASF_JOIN_STATEMACHINE",
-                                         "DOCKER_IMAGE",  NULL};
+static const char *const conditions[] = {"TRUE",
+                                         "JOIN",
+                                         "FUNCTION_JOIN",
+                                         "COUNTER_THRESHOLD",
+                                         "DAG_TASK_JOIN",
+                                         "AWS_ASF_CONDITION",
+                                         "DOCKER",
+                                         "AWS_ASF_JOIN_STATEMACHINE",
+                                         "DOCKER_IMAGE",
+                                         "AWS_ASF_CATCH",
+                                         NULL};
 static const char *const actions[] = {"PASS",
                                       "TERMINATE",
                                       "EMIT",
@@ -87,6 +93,7 @@ static const char *const actions[] = {"PASS",
                                       "AWS_ASF_TASK",
                                       "AWS_ASF_MAP",
                                       "AWS_ASF_END_STATEMACHINE",
+                                      "AWS_ASF_CATCH",
                                       "DAG_DUMMY_TASK",
                                       "DAG_TASK_FAILURE_HANDLER",
                                       "DAG_TASK_RETRY_HANDLER",

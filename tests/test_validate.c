@@ -273,6 +273,16 @@ static void test_replies(void **state)
     "  f: {activation_events: [{type: event.triggerflow.termination.failure, subject: s}]," \
     " condition: TRUE, action: DAG_TASK_FAILURE_HANDLER}\n"
 
+#define CATCHING                                                                                        \
+    HTTP "  A: {activation_events: [{type: lambda.success, subject: __init__}, {type: lambda.success, " \
+         "subject: A.again}], condition: AWS_ASF_CONDITION, action: {name: AWS_ASF_TASK}, context: "    \
+         "{State: {Type: Task, Resource: f}}}\n"                                                        \
+         "  A.failed: {activation_events: [{type: lambda.success, subject: A}, {type: lambda.failure, " \
+         "subject: A}], condition: AWS_ASF_CATCH, action: AWS_ASF_CATCH, context: {Subject: A, State: " \
+         "{Catch: [{ErrorEquals: [E], Next: B}]}}}\n"                                                   \
+         "  B: {activation_events: [{type: lambda.success, subject: A.catch0}], condition: "            \
+         "AWS_ASF_CONDITION, action: AWS_ASF_PASS, context: {State: {Type: Fail}}}\n"
+
 /* A failure may come from the worker, when something is called; a state's subject is by default its name. */
 static void test_failures_and_states(void **state)
 {
@@ -286,6 +296,8 @@ static void test_failures_and_states(void **state)
                       "  B: {activation_events: [{type: lambda.success, subject: A}], condition: "
                       "AWS_ASF_CONDITION, action: AWS_ASF_PASS, context: {State: {Type: Fail}}}\n",
                  "warning");
+    assert_lacks(CATCHING, "trigger A.failed");
+    assert_lacks(CATCHING, "trigger B");
 }
 
 /* Many triggers of one type are judged in reasonable time, and findings are bounded. */
