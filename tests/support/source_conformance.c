@@ -366,6 +366,45 @@ static void test_paused(void **state)
     source_bed_free(bed);
 }
 
+/* Takes the event source out of the workspace; its document (free). */
+static redisReply *take_away(struct source_bed *bed)
+{
+    static const char removed[] = "event=event_source_removed";
+    unsigned before = process_log_count(&bed->process, removed);
+    redisReply *document = redis_server_do(&world.redis.redis, "HGET ws-event_sources in");
+    assert_true(document && document->type == REDIS_REPLY_STRING);
+    freeReplyObject(redis_server_do(&world.redis.redis, "HDEL ws-event_sources in"));
+    AWAIT_SOURCE(bed, process_log_count(&bed->process, removed) > before);
+    return document;
+}
+
+/* Removed from the workspace while events come, and added again, also by another life of the worker. */
+static void test_removed(void **state)
+{
+    struct source_bed *bed = source_bed_new(&world, "redis", false);
+    (void)state;
+    if (world.driver->under_supervisor)
+        SKIP("its events are not taken while it is away");
+    source_bed_up(bed);
+    source_bed_publisher(bed, source_keyed_event, of(2000));
+    for (unsigned i = 1; i <= 4; i++) {
+        long long before = source_bed_counter(bed, "count");
+        source_bed_allow(bed, i, 4);
+        AWAIT_SOURCE(bed, source_bed_counter(bed, "count") > before);
+        redisReply *document = take_away(bed);
+        if (i == 2)
+            source_bed_kill(bed, NULL);
+        freeReplyObject(
+            redis_server_do(&world.redis.redis, "HSET ws-event_sources in %b", document->str, document->len));
+        freeReplyObject(document);
+        if (i == 3)
+            source_bed_kill(bed, NULL);
+    }
+    source_bed_publisher_join(bed);
+    source_bed_finish(bed);
+    source_bed_free(bed);
+}
+
 /* The worker stands still for so long that its broker gives it up. */
 static void test_stopped(void **state)
 {
@@ -488,10 +527,11 @@ int source_conformance(const struct source_driver *driver, int argc, char **argv
         cmocka_unit_test(test_away_at_commit), cmocka_unit_test(test_reconnected_at_commit),
         cmocka_unit_test(test_server_killed),  cmocka_unit_test(test_slow),
         cmocka_unit_test(test_paused),         cmocka_unit_test(test_stopped),
-        cmocka_unit_test(test_undecodable),    cmocka_unit_test(test_data),
-        cmocka_unit_test(test_too_large),      cmocka_unit_test(test_no_trigger),
-        cmocka_unit_test(test_emit),           cmocka_unit_test(test_kills),
-        cmocka_unit_test(test_kills_sqlite),   cmocka_unit_test(test_crash_points),
+        cmocka_unit_test(test_removed),        cmocka_unit_test(test_undecodable),
+        cmocka_unit_test(test_data),           cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_no_trigger),     cmocka_unit_test(test_emit),
+        cmocka_unit_test(test_kills),          cmocka_unit_test(test_kills_sqlite),
+        cmocka_unit_test(test_crash_points),
     };
     char name[64];
     signal(SIGPIPE, SIG_IGN);
