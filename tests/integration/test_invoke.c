@@ -504,6 +504,40 @@ static void test_turns(void **state)
     worker_bed_stop(bed->worker);
 }
 
+/* A trigger is replaced by one without its rate while invocations wait for that. */
+static void test_rate_lifted(void **state)
+{
+    struct invoke_bed *bed = *state;
+    char *text;
+    function_server_behave(bed->server, NULL, &(struct function_behaviour){.delay_ms = 500});
+    invoke_bed_trigger(bed, "t", "old", "/f/x", ",\"rate\":0.1");
+    invoke_bed_trigger(bed, "other", "other", "/f/y", ",\"rate\":500");
+    up(bed);
+    for (unsigned i = 0; i < 3; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "old-%u", i);
+        invoke_bed_go(bed, id, "old", "{}");
+    }
+    AWAIT_BED(bed->worker, function_server_requests(bed->server) > 0);
+    assert_true(asprintf(&text,
+                         "{\"id\":\"t\",\"uuid\":\"new\",\"condition\":{\"name\":\"TRUE\"},\"action\":%s,"
+                         "\"context\":{},\"activation_events\":[{\"type\":\"go\",\"subject\":\"new\"}]}",
+                         invoke_bed_action(bed, "/f/x", "")) > 0);
+    assert_int_equal(workspace_put_trigger(&bed->worker->workspace, "t", text), 0);
+    free(text);
+    invoke_bed_go(bed, "new", "new", "{}");
+    AWAIT_BED(bed->worker, function_server_requests(bed->server) == 4);
+    settle(bed);
+    for (unsigned i = 0; i < 20; i++) { /* nothing is left of the limit that these could come upon */
+        char id[16];
+        snprintf(id, sizeof id, "other-%u", i);
+        invoke_bed_go(bed, id, "other", "{}");
+    }
+    settle(bed);
+    assert_int_equal(function_server_requests(bed->server), 24);
+    worker_bed_stop(bed->worker);
+}
+
 /* Far more than are kept in memory: the rest waits in storage, and all start in order. */
 static void test_waiting_in_storage(void **state)
 {
@@ -624,6 +658,7 @@ int main(int argc, char **argv)
         TEST(test_limit_of_worker),
         TEST(test_rate),
         TEST(test_turns),
+        TEST(test_rate_lifted),
         TEST(test_waiting_in_storage),
         TEST(test_bad_neighbours),
         TEST(test_stop_and_go_on),

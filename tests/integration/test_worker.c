@@ -146,6 +146,33 @@ static void test_emit_inside(void **state)
     assert_int_equal(workspace_count(&bed->workspace, "dead_letters"), 0);
 }
 
+/* To more event sources that are not stored than are open at a time. */
+static void test_emit_to_many(void **state)
+{
+    enum { TARGETS = 300 };
+    struct worker_bed *bed = *state;
+    for (unsigned i = 0; i < TARGETS; i++) {
+        char id[16], action[300];
+        snprintf(id, sizeof id, "t%u", i);
+        snprintf(action, sizeof action,
+                 "{\"name\":\"EMIT\",\"event\":{\"type\":\"emitted\"},\"event_source\":{\"class\":"
+                 "\"RedisEventSource\",\"parameters\":{\"host\":\"127.0.0.1\",\"port\":%d,\"stream\":\"given-"
+                 "%u\"}}}",
+                 redis.port, i);
+        worker_bed_trigger(bed, id, "TRUE", "{}", action, "t", "s");
+    }
+    worker_bed_up(bed);
+    worker_bed_publish(bed, "t", "s", 2);
+    worker_bed_settle(bed);
+    worker_bed_stop(bed);
+    for (unsigned i = 0; i < TARGETS; i++) {
+        char stream[24];
+        snprintf(stream, sizeof stream, "given-%u", i);
+        assert_int_equal(workspace_stream_length(&bed->workspace, stream), 2);
+    }
+    assert_int_equal(workspace_count(&bed->workspace, "dead_letters"), 0);
+}
+
 static void test_emit_to_nowhere(void **state)
 {
     struct worker_bed *bed = *state;
@@ -826,6 +853,7 @@ int main(int argc, char **argv)
         TEST(test_keys_count_once),
         TEST(test_emit),
         TEST(test_emit_inside),
+        TEST(test_emit_to_many),
         TEST(test_emit_to_nowhere),
         TEST(test_endless_loop),
         TEST(test_terminate),

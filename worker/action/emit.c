@@ -181,7 +181,8 @@ static void start_given(struct executor *executor, struct intent *intent, const 
     size_t len;
     const char *raw = json_raw(document, &len);
     if (executor_sink_given(executor, raw, len, &sink, &err) < 0) {
-        executor_done(executor, intent, EXECUTOR_GIVE_UP, &err);
+        bool for_now = err.code == ERROR_LIMIT || err.code == ERROR_MEMORY;
+        executor_done(executor, intent, for_now ? EXECUTOR_RETRY : EXECUTOR_GIVE_UP, &err);
         return;
     }
     executor_publish(sink, intent);

@@ -37,6 +37,8 @@ struct target {
     size_t document_len;
     bool consumed;
     bool stale;        /* Requires: lock. The document has changed since the sink was opened */
+    bool given;        /* not stored: may go when it was not used for longest. Thread: executor */
+    uint64_t used;     /* when, in uses. Thread: executor */
     struct sink *sink; /* Thread: executor */
 };
 
@@ -53,8 +55,9 @@ struct executor {
     pthread_mutex_t lock;
     struct intent *submitted;      /* Requires: lock */
     struct intent **submitted_end; /* Requires: lock */
-    struct hash_table targets;     /* Requires: lock; entries live as long as the executor */
+    struct hash_table targets;     /* Requires: lock; entries live as long as the executor, but given ones */
     unsigned n_given;              /* targets that are not stored. Thread: executor */
+    uint64_t uses;                 /* of those. Thread: executor */
     struct intent **waiting; /* for their next attempt: a heap, the earliest in front. Thread: executor */
     size_t n_waiting;
     size_t waiting_cap;
@@ -261,6 +264,9 @@ bool executor_is_here(const struct executor *executor)
 void executor_done(struct executor *executor, struct intent *intent, enum executor_outcome outcome,
                    const struct error *error)
 {
+    if (intent->sink)
+        intent->sink->under_way--;
+    intent->sink = NULL;
     if (outcome == EXECUTOR_RETRY) {
         executor_retry(executor, intent, retry_delay(executor, intent->attempts), error);
         return;
@@ -354,25 +360,59 @@ int executor_sink(struct executor *executor, const char *name, size_t name_len, 
     return r;
 }
 
+/* Closes the one that was not used for longest, of those that have nothing to do. Errors: ERROR_LIMIT. */
+static int close_one_given(struct executor *x, struct error *err)
+{
+    struct target *oldest = NULL;
+    size_t cursor = 0;
+    pthread_mutex_lock(&x->lock);
+    for (struct hash_entry *e; (e = hash_next(&x->targets, &cursor));) {
+        struct target *t = e->value;
+        if (t->given && !(t->sink && t->sink->under_way) && (!oldest || t->used < oldest->used))
+            oldest = t;
+    }
+    if (oldest)
+        hash_remove(&x->targets, oldest->name, oldest->name_len);
+    pthread_mutex_unlock(&x->lock);
+    if (!oldest)
+        return error_set(err, ERROR_LIMIT, "more than %d event sources that are not stored at a time",
+                         EXECUTOR_MAX_GIVEN);
+    if (oldest->sink)
+        oldest->sink->type->sink_close(oldest->sink);
+    free(oldest->document);
+    free(oldest->name);
+    free(oldest);
+    x->n_given--;
+    return 0;
+}
+
 int executor_sink_given(struct executor *executor, const char *document, size_t len, struct sink **ret_sink,
                         struct error *err)
 {
     bool consumed;
     assert(document);
     pthread_mutex_lock(&executor->lock);
-    bool known = hash_get(&executor->targets, document, len);
+    struct target *t = hash_get(&executor->targets, document, len);
     pthread_mutex_unlock(&executor->lock);
-    if (!known && executor->n_given == EXECUTOR_MAX_GIVEN)
-        return error_set(err, ERROR_LIMIT, "more than %d event sources that are not stored",
-                         EXECUTOR_MAX_GIVEN);
-    if (!known && executor_set_source(executor, document, len, document, len, false, err) < 0)
-        return -1;
-    executor->n_given += !known;
+    if (!t) {
+        if (executor->n_given == EXECUTOR_MAX_GIVEN && close_one_given(executor, err) < 0)
+            return -1;
+        if (executor_set_source(executor, document, len, document, len, false, err) < 0)
+            return -1;
+        pthread_mutex_lock(&executor->lock);
+        t = hash_get(&executor->targets, document, len);
+        pthread_mutex_unlock(&executor->lock);
+        t->given = true;
+        executor->n_given++;
+    }
+    t->used = ++executor->uses;
     return executor_sink(executor, document, len, ret_sink, &consumed, err);
 }
 
 void executor_publish(struct sink *sink, struct intent *intent)
 {
+    sink->under_way++;
+    intent->sink = sink;
     sink->type->sink_publish(sink, intent);
 }
 

@@ -72,7 +72,8 @@ struct containers *executor_containers(struct executor *executor, struct error *
 int executor_sink(struct executor *executor, const char *name, size_t name_len, struct sink **ret_sink,
                   bool *ret_consumed, struct error *err);
 /* The same for an event source that is given by its document (borrowed) and not stored in the workspace.
- * There may be EXECUTOR_MAX_GIVEN of them in the life of a worker. Errors: ERROR_INVALID, ERROR_LIMIT. */
+ * At most EXECUTOR_MAX_GIVEN of them are open at a time: another one closes that which was not used for
+ * longest. Errors: ERROR_INVALID; ERROR_LIMIT (all have something to do), ERROR_MEMORY. */
 #define EXECUTOR_MAX_GIVEN 256
 int executor_sink_given(struct executor *executor, const char *document, size_t len, struct sink **ret_sink,
                         struct error *err);
@@ -85,4 +86,5 @@ struct worker *executor_worker(struct executor *executor);
 /* Common head of every class's sink. */
 struct sink {
     const struct source_type *type;
+    size_t under_way; /* intents that it was given and that have not come to an end */
 };

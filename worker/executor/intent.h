@@ -18,6 +18,7 @@
 struct buffer;
 struct fan_out;
 struct firing;
+struct sink;
 struct line;
 
 struct intent {
@@ -34,6 +35,7 @@ struct intent {
     void *event;              /* packed: what is to go into the workflow with its end; NULL: nothing. Owned */
     bool event_optional;      /* only if a trigger waits for it */
     char *report;             /* members for the dead letter, as JSON text; NULL: none. Owned */
+    struct sink *sink;        /* that is to publish it; NULL: none has it. Thread: executor */
     struct intent *wait_next; /* in a list of a sink */
     uint64_t not_before_ns;
     struct json_value root;  /* of the text */
