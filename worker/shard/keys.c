@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -11,6 +12,7 @@
 #define HEX_PER_KEY 32
 
 struct key_set {
+    uint64_t factor;      /* odd and random: who chooses keys must not choose where they are */
     XXH128_hash_t *slots; /* {0,0}: empty (a key with that hash is stored as {1,0}) */
     size_t mask;
     size_t count;
@@ -46,14 +48,18 @@ static struct key_set *make(struct key_set **set)
         }
         if (s)
             s->mask = 15;
+        if (s && getrandom(&s->factor, sizeof s->factor, GRND_NONBLOCK) != sizeof s->factor)
+            s->factor = (uint64_t)(uintptr_t)s * 0x9E3779B97F4A7C15ull;
+        if (s)
+            s->factor |= 1;
         *set = s;
     }
     return *set;
 }
 
-static XXH128_hash_t *slot_of(XXH128_hash_t *slots, size_t mask, XXH128_hash_t h)
+static XXH128_hash_t *slot_of(uint64_t factor, XXH128_hash_t *slots, size_t mask, XXH128_hash_t h)
 {
-    size_t i = h.low64 & mask;
+    size_t i = (h.low64 * factor >> 32) & mask;
     while (!is_empty(slots[i]) && !XXH128_isEqual(slots[i], h))
         i = (i + 1) & mask;
     return &slots[i];
@@ -67,7 +73,7 @@ static int grow(struct key_set *s)
         return -1;
     for (size_t i = 0; i <= s->mask; i++)
         if (!is_empty(s->slots[i]))
-            *slot_of(slots, mask, s->slots[i]) = s->slots[i];
+            *slot_of(s->factor, slots, mask, s->slots[i]) = s->slots[i];
     free(s->slots);
     s->slots = slots;
     s->mask = mask;
@@ -78,7 +84,7 @@ static int insert(struct key_set *s, XXH128_hash_t h)
 {
     if ((s->count + 1) * 4 > (s->mask + 1) * 3 && grow(s) < 0)
         return -1;
-    XXH128_hash_t *slot = slot_of(s->slots, s->mask, h);
+    XXH128_hash_t *slot = slot_of(s->factor, s->slots, s->mask, h);
     if (!is_empty(*slot))
         return 0;
     *slot = h;
@@ -94,7 +100,7 @@ int keys_add(struct key_set **set, const char *key, size_t len)
     XXH128_hash_t h = XXH3_128bits(key, len);
     if (is_empty(h))
         h.low64 = 1;
-    if (!is_empty(*slot_of(s->slots, s->mask, h)))
+    if (!is_empty(*slot_of(s->factor, s->slots, s->mask, h)))
         return 0;
     if (s->n_fresh == s->fresh_cap) {
         size_t cap = s->fresh_cap ? s->fresh_cap * 2 : 8;
@@ -123,7 +129,7 @@ static int add_epoch(struct key_set *s, uint64_t epoch)
 void keys_take_back(struct key_set *set)
 {
     /* Nothing was looked for past its slot since. */
-    memset(slot_of(set->slots, set->mask, set->fresh[--set->n_fresh]), 0, sizeof *set->slots);
+    memset(slot_of(set->factor, set->slots, set->mask, set->fresh[--set->n_fresh]), 0, sizeof *set->slots);
     set->count--;
 }
 
