@@ -296,7 +296,7 @@ static void test_catch_late(void **state)
     asf_bed_log(&bed, "");
     asf_bed_event(&bed, "lambda.failure", "S", "{\"Error\":\"Q\",\"Cause\":null,\"Input\":5}", "other", NULL);
     asf_bed_log(&bed, "failed States.ResultPathMatchFailure: Catch: ResultPath: path $.e: cannot be written "
-                      "to: number where an object is needed");
+                      "to: a number where an object is needed");
     asf_bed_event(&bed, "lambda.failure", "S", "{\"Error\":\"Q\",\"Cause\":null,\"Input\":{\"i\":2}}", "more",
                   NULL);
     asf_bed_log(&bed, "emit S.catch1 {\"i\":2,\"e\":{\"Error\":\"Q\",\"Cause\":null}}"); /* not again */
