@@ -272,7 +272,7 @@ static int set_up(struct fetch *fetch, const struct fetch_request *r, struct err
     buffer_append(target, r->url, strlen(r->url) + 1);
     buffer_append(target, tls_ca, strlen(tls_ca) + 1);
     buffer_append_char(target, r->no_proxy ? 'n' : 'p');
-    if (!target->failed && fetch->target.len == target->len &&
+    if (!target->failed && fetch->target.data && fetch->target.len == target->len &&
         !memcmp(fetch->target.data, target->data, target->len))
         return 0;
     if (!is_http(r->url))

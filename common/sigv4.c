@@ -392,13 +392,13 @@ static bool finish(const struct sigv4_credentials *c, const char *region, const 
     if (!done)
         return false;
     append_all(&text,
-               (const char *const[]){ALGORITHM "\n", s->date, "\n", buffer_text(&scope), "\n", hash, NULL});
+               (const char *const[]){ALGORITHM, "\n", s->date, "\n", buffer_text(&scope), "\n", hash, NULL});
     done = !text.failed && find_key(c->secret_access_key, s->date, region, service, key_kept, key) &&
            hmac(key, sizeof key, text.data, text.len, digest);
     OPENSSL_cleanse(key, sizeof key);
     write_hex(digest, s->signature);
     append_all(&s->authorization,
-               (const char *const[]){ALGORITHM " Credential=", c->access_key_id, "/", buffer_text(&scope),
+               (const char *const[]){ALGORITHM, " Credential=", c->access_key_id, "/", buffer_text(&scope),
                                      ", SignedHeaders=", buffer_text(names), ", Signature=", s->signature,
                                      NULL});
     return done && !scope.failed && !names->failed && !s->authorization.failed;
