@@ -36,6 +36,11 @@
 #define TEXT_IDS 96 /* coded at a time: as bytes a multiple of 3 */
 #define NEVER UINT64_MAX
 
+/* An identity as it is remembered. */
+struct kept_id {
+    uint32_t words[3];
+};
+
 struct part {
     uint32_t *slots; /* and the tags, in the same memory */
     uint8_t *tags;   /* 0: the slot is empty */
@@ -53,7 +58,7 @@ struct consumed {
     uint64_t seed;  /* of identities */
     uint64_t index; /* seed of the index */
     size_t max;
-    struct consumed_id **blocks; /* BLOCKS */
+    struct kept_id **blocks; /* BLOCKS */
     uint64_t first;
     uint64_t last;
     uint64_t begun; /* the connection */
@@ -120,6 +125,7 @@ struct consumed_id consumed_identity(const struct consumed *consumed, const stru
         id.low += before->low * 0x9E3779B97F4A7C15u;
         id.high += before->high * 0xC2B2AE3D27D4EB4Fu;
     }
+    id.high &= UINT32_MAX;
     return id;
 }
 
@@ -140,9 +146,28 @@ static uint64_t ordinal_of(const struct consumed *c, uint32_t position)
     return c->first + ((position - position_of(c->first)) & (POSITIONS - 1));
 }
 
-static struct consumed_id *id_at(const struct consumed *c, uint32_t position)
+static struct consumed_id id_at(const struct consumed *c, uint32_t position)
 {
-    return &c->blocks[position / BLOCK][position % BLOCK];
+    const uint32_t *words = c->blocks[position / BLOCK][position % BLOCK].words;
+    return (struct consumed_id){.low = words[0] | (uint64_t)words[1] << 32, .high = words[2]};
+}
+
+static void keep_id(struct consumed *c, uint32_t position, const struct consumed_id *id)
+{
+    c->blocks[position / BLOCK][position % BLOCK] =
+        (struct kept_id){{(uint32_t)id->low, (uint32_t)(id->low >> 32), (uint32_t)id->high}};
+}
+
+static bool is_at(const struct consumed *c, uint32_t position, const struct consumed_id *id)
+{
+    struct consumed_id kept = id_at(c, position);
+    return consumed_id_equal(&kept, id);
+}
+
+static uint64_t mix_at(const struct consumed *c, uint32_t position)
+{
+    struct consumed_id id = id_at(c, position);
+    return mix(c, &id);
 }
 
 static struct part *part_of(struct consumed *c, uint64_t hash)
@@ -172,7 +197,7 @@ static uint32_t find(const struct consumed *c, const struct part *p, uint64_t ha
 {
     uint8_t tag = tag_of(hash);
     uint32_t at = home(p, hash);
-    while (p->tags[at] && (p->tags[at] != tag || !consumed_id_equal(id_at(c, p->slots[at] - 1), id)))
+    while (p->tags[at] && (p->tags[at] != tag || !is_at(c, p->slots[at] - 1, id)))
         at = next_slot(p, at);
     return at;
 }
@@ -196,8 +221,7 @@ static int part_reserve(const struct consumed *c, struct part *p)
     for (uint32_t i = 0; i < p->size; i++) {
         if (!p->tags[i])
             continue;
-        const struct consumed_id *id = id_at(c, p->slots[i] - 1);
-        uint64_t hash = mix(c, id);
+        uint64_t hash = mix_at(c, p->slots[i] - 1);
         uint32_t at = home(&grown, hash); /* all ids differ */
         while (grown.tags[at])
             at = next_slot(&grown, at);
@@ -213,7 +237,7 @@ static void part_remove(const struct consumed *c, struct part *p, uint32_t hole)
     p->used--;
     p->tags[hole] = 0;
     for (uint32_t at = next_slot(p, hole); p->tags[at]; at = next_slot(p, at)) {
-        uint32_t wanted = home(p, mix(c, id_at(c, p->slots[at] - 1)));
+        uint32_t wanted = home(p, mix_at(c, p->slots[at] - 1));
         uint32_t from_home = at >= wanted ? at - wanted : at + p->size - wanted;
         uint32_t from_hole = at >= hole ? at - hole : at + p->size - hole;
         if (from_home < from_hole)
@@ -250,7 +274,7 @@ void consumed_expect(const struct consumed *consumed, const struct consumed_id *
 int consumed_reserve(struct consumed *consumed, const struct consumed_id *id, struct error *err)
 {
     struct consumed *c = consumed;
-    struct consumed_id **block = &c->blocks[position_of(c->last) / BLOCK];
+    struct kept_id **block = &c->blocks[position_of(c->last) / BLOCK];
     if (consumed_count(c) >= POSITIONS - BLOCK)
         return error_set(err, ERROR_LIMIT, "%zu messages wait for their acknowledgement", consumed_count(c));
     if ((!*block && !(*block = malloc(BLOCK * sizeof **block))) ||
@@ -278,7 +302,7 @@ bool consumed_add(struct consumed *consumed, const struct consumed_id *id)
     } else {
         p->used++;
     }
-    *id_at(c, position) = *id;
+    keep_id(c, position, id);
     set_slot(p, slot, position, tag_of(hash));
     c->open++;
     return again;
@@ -336,14 +360,14 @@ static void forget_first(struct consumed *c)
 {
     bool fresh = c->first >= c->begun;
     uint32_t position = position_of(c->first);
-    const struct consumed_id *id = id_at(c, position);
-    uint64_t hash = mix(c, id);
+    struct consumed_id id = id_at(c, position);
+    uint64_t hash = mix(c, &id);
     struct part *p = part_of(c, hash);
-    tally_take(fresh ? &c->fresh : &c->taken, id); /* the oldest comes again first: it is the one taken */
-    if (!tally_take(&c->extra, id))
-        part_remove(c, p, find(c, p, hash, id));
-    else if (!tally_get(&c->extra, id)) /* one is left, whose place says what it is */
-        tally_take(&c->fresh, id);
+    tally_take(fresh ? &c->fresh : &c->taken, &id); /* the oldest comes again first: it is the one taken */
+    if (!tally_take(&c->extra, &id))
+        part_remove(c, p, find(c, p, hash, &id));
+    else if (!tally_get(&c->extra, &id)) /* one is left, whose place says what it is */
+        tally_take(&c->fresh, &id);
     c->first++;
     if (position % BLOCK == BLOCK - 1) {
         free(c->blocks[position / BLOCK]);
@@ -396,7 +420,7 @@ static int write_chunk(const struct consumed *c, const char *source, uint64_t ep
     for (uint64_t at = c->last - c->open; at < c->last;) {
         size_t n = 0;
         while (n < TEXT_IDS && at < c->last)
-            ids[n++] = *id_at(c, position_of(at++));
+            ids[n++] = id_at(c, position_of(at++));
         buffer_append_base64(b, ids, n * sizeof ids[0]);
     }
     changes_end(out);
@@ -531,6 +555,8 @@ static int decode(const char *text, size_t len, struct consumed_id ids[TEXT_IDS]
     if (n % sizeof *ids)
         return -1;
     memcpy(ids, bytes, n);
+    for (size_t i = 0; i < n / sizeof *ids; i++)
+        ids[i].high &= UINT32_MAX;
     return (int)(n / sizeof *ids);
 }
 

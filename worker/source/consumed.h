@@ -2,12 +2,13 @@
  * that have no position to go on from (RabbitMQ, SQS) and deliver a message again until its acknowledgement
  * has taken effect.
  *
- * An identity is a 128-bit XXH3 hash, seeded by the workspace's creation value, of what the class says tells
- * one message from another. The identities that were added between two barriers are a *chunk*: one field
- * `consumed:<source>:<epoch>` of the checkpoint, written by the transaction that contains what the messages
- * did. A chunk is *settled* when the class knows that the acknowledgements of its messages have taken effect;
- * some time after that (the class says when) it expires, and the next checkpoint deletes it. Chunks settle
- * and expire in their order; those of an earlier life come first, in any order, and settle best as one.
+ * An identity is 96 bits of an XXH3 hash, seeded by the workspace's creation value, of what the class says
+ * tells one message from another. The identities that were added between two barriers are a *chunk*: one
+ * field `consumed:<source>:<epoch>` of the checkpoint, written by the transaction that contains what the
+ * messages did. A chunk is *settled* when the class knows that the acknowledgements of its messages have
+ * taken effect; some time after that (the class says when) it expires, and the next checkpoint deletes it.
+ * Chunks settle and expire in their order; those of an earlier life come first, in any order, and settle best
+ * as one.
  *
  * Two equal identities are two messages: occurrences are counted. consumed_has() is for classes whose
  * messages have ids of their own (a message is known or it is not); consumed_take() is for those that have
@@ -27,7 +28,7 @@
  *   after the chunk was deleted       the broker has forgotten the message
  * A chunk that is deleted from memory and not from storage (its epoch did not commit) is restored likewise.
  *
- * Memory: 16 bytes an id and 7 to 8 for the index over it (up to 13 while they are few); 24 bytes a chunk;
+ * Memory: 12 bytes an id and 7 to 8 for the index over it (up to 13 while they are few); 24 bytes a chunk;
  * and 48 bytes for each identity that is there more than once or was taken. All operations on an id are O(1).
  * Beyond `max` ids the oldest settled chunks expire early; unsettled ones, which are bounded by what the
  * broker hands out without acknowledgement and by the events in flight, never do.

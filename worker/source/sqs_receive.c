@@ -49,6 +49,7 @@ static int take_message(struct source *source, const struct sqs_message *m, stru
     if (scratch->failed)
         return error_set(err, ERROR_MEMORY, "out of memory for a message");
     struct consumed_id id = consumed_identity(s->consumed, NULL, scratch->data, scratch->len);
+    consumed_expect(s->consumed, &id);
     struct sqs_entry *known = sqs_hand_find(&s->hand, &id);
     arrival->receipt = m->receipt.text;
     arrival->receipt_len = m->receipt.len;

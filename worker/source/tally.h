@@ -9,7 +9,7 @@
 
 struct consumed_id {
     uint64_t low;
-    uint64_t high;
+    uint64_t high; /* of one that is consumed.h's: 32 bits */
 };
 
 static inline bool consumed_id_equal(const struct consumed_id *a, const struct consumed_id *b)
