@@ -221,7 +221,8 @@ void report_broken_sources(struct report *report, const char *json, size_t len)
     unlock_changed(report, replace_list(&report->broken_sources, json, len));
 }
 
-void report_warning(struct report *report, const char *name, const char *text)
+/* Whether it is another text than before. */
+static bool set_warning(struct report *report, const char *name, const char *text)
 {
     struct warning *free_slot = NULL;
     struct warning *w = NULL;
@@ -240,8 +241,22 @@ void report_warning(struct report *report, const char *name, const char *text)
     if (w && !text)
         w->name[0] = '\0';
     unlock_changed(report, changed);
-    if (changed && text)
+    return changed;
+}
+
+void report_warning(struct report *report, const char *name, const char *text)
+{
+    if (set_warning(report, name, text) && text)
         log_warn("warning", LOG_STR("name", name), LOG_STR("text", text));
+}
+
+void report_publishing(struct report *report, const char *source, const char *error)
+{
+    char name[sizeof report->warnings[0].name];
+    char text[sizeof report->warnings[0].text];
+    snprintf(name, sizeof name, "publish %s", source);
+    snprintf(text, sizeof text, "event source %s: %s", source, error ? error : "");
+    set_warning(report, name, error ? text : NULL);
 }
 
 bool report_changed(struct report *report)

@@ -28,6 +28,8 @@ void report_durability(struct report *report, const char *durability, bool durab
 /* error NULL: none. Another error is logged; of many that take turns in one state, one a minute. */
 void report_source(struct report *report, unsigned index, const char *name, const char *class_name,
                    enum arena_source_state state, const char *error);
+/* Whether a sink publishes; NULL: it does, again. Shown in the warnings; whoever calls logs it. */
+void report_publishing(struct report *report, const char *source, const char *error);
 void report_source_gone(struct report *report, unsigned index);
 /* A stored event source or trigger that cannot run: `"id":..,"reason":..` objects separated by commas. */
 void report_broken_triggers(struct report *report, size_t total, size_t broken, const char *json, size_t len);

@@ -233,6 +233,43 @@ static void test_sink_of_wrong_type(void **state)
     expect_good(bed, 5);
 }
 
+/* The document of an event source that stands in an action is shown nowhere: it has the password. */
+static void test_sink_in_an_action(void **state)
+{
+    static const char *const classes[][2] = {
+        {"Redis", "\"host\":\"127.0.0.1\",\"port\":1,\"stream\":\"x\",\"password\":\"hush\""},
+        {"Kafka",
+         "\"broker_list\":\"127.0.0.1:1\",\"topic\":\"x\",\"auth_mode\":\"PLAIN\",\"username\":\"u\","
+         "\"password\":\"hush\""},
+        {"RabbitMQ", "\"amqp_url\":\"amqp://u:hush@127.0.0.1:1/\",\"queue\":\"x\""},
+        {"SQS",
+         "\"endpoint\":\"http://127.0.0.1:1\",\"queue\":\"x\",\"region\":\"r\",\"access_key_id\":\"a\","
+         "\"secret_access_key\":\"hush\""},
+    };
+    struct worker_bed *bed = *state;
+    good_trigger(bed);
+    for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++) {
+        char action[400];
+        snprintf(
+            action, sizeof action,
+            "{\"name\":\"EMIT\",\"event\":{\"type\":\"e\"},\"event_source\":{\"class\":\"%sEventSource\","
+            "\"parameters\":{%s}}}",
+            classes[i][0], classes[i][1]);
+        worker_bed_trigger(bed, classes[i][0], "TRUE", "{}", action, "t", "emit");
+    }
+    worker_bed_up(bed);
+    worker_bed_publish(bed, "t", "emit", 1);
+    for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++) {
+        char line[96];
+        snprintf(line, sizeof line, " source=\"(%sEventSource in an action)\"", classes[i][0]);
+        expect_logged(bed, line);
+    }
+    worker_bed_publish(bed, "t", "good", 1);
+    AWAIT_BED(bed, worker_bed_counter(bed, "good") == 1);
+    process_kill(&bed->worker, SIGKILL);
+    assert_false(worker_bed_logged(bed, "hush"));
+}
+
 static void test_sink_without_server(void **state)
 {
     struct worker_bed *bed = *state;
@@ -536,6 +573,7 @@ int main(int argc, char **argv)
         TEST(test_stream_of_wrong_type),
         TEST(test_source_without_server),
         TEST(test_sink_of_wrong_type),
+        TEST(test_sink_in_an_action),
         TEST(test_sink_without_server),
         TEST(test_bad_events),
         TEST(test_deep_data),

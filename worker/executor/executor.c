@@ -21,6 +21,7 @@
 #include "worker/executor/intent.h"
 #include "worker/executor/invocation.h"
 #include "worker/source/source.h"
+#include "worker/report.h"
 #include "worker/worker.h"
 
 #define START_HERE 16 /* intents that the submitting thread starts itself, rather than wake the executor */
@@ -30,6 +31,8 @@
 #define RETRY_LONGEST (10 * CLOCK_S)
 
 /* An event source as something to publish to. */
+#define SHOWN_NAME 96
+
 struct target {
     char *name;
     size_t name_len;
@@ -317,8 +320,21 @@ int executor_set_source(struct executor *executor, const char *name, size_t name
     return error_set(err, ERROR_MEMORY, "out of memory");
 }
 
+/* What it is called in logs, status and errors. One that stands in an action is known by its document, which
+ * may hold secrets. */
+static const char *shown_name(const struct target *t, const struct json_value *class_name,
+                              char to[SHOWN_NAME])
+{
+    if (t->name[0] != '{')
+        return t->name;
+    snprintf(to, SHOWN_NAME, "(%.*s in an action)", (int)(class_name->len < 60 ? class_name->len : 60),
+             class_name->text);
+    return to;
+}
+
 static int open_sink(struct executor *x, struct target *t, struct error *err)
 {
+    char name[SHOWN_NAME];
     struct json_value root;
     struct json_value class_name;
     struct json_value parameters;
@@ -326,12 +342,13 @@ static int open_sink(struct executor *x, struct target *t, struct error *err)
         return -1;
     if (root.type != JSON_OBJECT || !json_member(&root, "class", &class_name) ||
         !json_member(&root, "parameters", &parameters))
-        return error_set(err, ERROR_INVALID, "event source %s lacks class or parameters", t->name);
+        return error_set(err, ERROR_INVALID, "event source %s lacks class or parameters",
+                         t->name[0] == '{' ? "in an action" : t->name);
     const struct source_type *type = source_find(class_name.text, class_name.len);
     if (!type || !type->sink_open)
-        return error_set(err, ERROR_INVALID, "event source %s: class %.*s cannot be published to", t->name,
-                         (int)class_name.len, class_name.text);
-    return type->sink_open(x, t->name, &parameters, &t->sink, err);
+        return error_set(err, ERROR_INVALID, "event source %s: class %.*s cannot be published to",
+                         shown_name(t, &class_name, name), (int)class_name.len, class_name.text);
+    return type->sink_open(x, shown_name(t, &class_name, name), &parameters, &t->sink, err);
 }
 
 int executor_sink(struct executor *executor, const char *name, size_t name_len, struct sink **ret_sink,
@@ -347,7 +364,8 @@ int executor_sink(struct executor *executor, const char *name, size_t name_len, 
         t->stale = false;
     }
     if (!t || !t->document)
-        r = error_set(err, ERROR_NOT_FOUND, "event source %.*s does not exist", (int)name_len, name);
+        r = error_set(err, ERROR_NOT_FOUND, "event source %.*s does not exist",
+                      *name == '{' ? 1 : (int)name_len, name);
     else if (!t->sink)
         r = open_sink(executor, t, err);
     if (r == 0) {
@@ -355,8 +373,10 @@ int executor_sink(struct executor *executor, const char *name, size_t name_len, 
         *ret_consumed = t->consumed;
     }
     pthread_mutex_unlock(&executor->lock);
-    if (outdated)
+    if (outdated) {
         outdated->type->sink_close(outdated);
+        report_publishing(executor->worker->report, t->name, NULL); /* what its successor says counts */
+    }
     return r;
 }
 

@@ -7,11 +7,11 @@
 
 #define SYSLOG_WARNING 4
 
-void kafka_log(const char *source, int level, const char *facility, const char *text, bool working)
+void kafka_log(const char *source, int level, const char *facility, const char *text, bool untold)
 {
     if (!strcmp(facility, "CONFWARN") || !strcmp(facility, "AUTOCREATE"))
         return;
-    if (level <= SYSLOG_WARNING && (working || strcmp(facility, "FAIL") != 0))
+    if (level <= SYSLOG_WARNING && (untold || strcmp(facility, "FAIL") != 0))
         log_warn("kafka", LOG_STR("source", source), LOG_STR("facility", facility), LOG_STR("detail", text));
     else
         log_debug("kafka", LOG_STR("source", source), LOG_STR("facility", facility), LOG_STR("detail", text));

@@ -46,7 +46,7 @@ struct kafka_sink {
     int event_fd;              /* readable when something came into either */
     bool creating;
     bool broken; /* a fatal error: it needs another producer */
-    bool warned;
+    _Atomic bool warned;
     char fatal[sizeof((struct error *)NULL)->message]; /* the last one */
     uint64_t pause_ns;           /* before another producer; 0: the last one has published something */
     uint64_t closed_ns;          /* until then there is none */
@@ -63,7 +63,7 @@ static void warn(struct kafka_sink *s, const char *text)
     if (!s->warned)
         log_warn("publish", LOG_STR("source", s->name), LOG_STR("error", text));
     s->warned = true;
-    report_warning(executor_worker(s->executor)->report, "publish", text);
+    report_publishing(executor_worker(s->executor)->report, s->name, text);
 }
 
 static void finish(struct kafka_sink *s, struct intent *intent, enum executor_outcome outcome,
@@ -170,7 +170,7 @@ static void on_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void
         return;
     }
     if (s->warned)
-        report_warning(executor_worker(s->executor)->report, "publish", NULL);
+        report_publishing(executor_worker(s->executor)->report, s->name, NULL);
     s->warned = false;
     s->pause_ns = 0;
     intent->final_position[0] = (uint64_t)message->partition;
@@ -181,19 +181,24 @@ static void on_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void
 static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
     struct kafka_sink *s = opaque;
+    char text[200];
     (void)rk;
     if (code == RD_KAFKA_RESP_ERR__FATAL) {
         s->broken = true;
         snprintf(s->fatal, sizeof s->fatal, "%s", reason);
     }
-    if (rd_kafka_outq_len(s->rk) > 0) /* else nobody is kept waiting */
-        warn(s, reason);
+    if (rd_kafka_outq_len(s->rk) == 0) /* nobody is kept waiting */
+        return;
+    kafka_reason(text, sizeof text, reason);
+    if (code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN ||
+        !s->warned) /* which says less than what came before it */
+        warn(s, text);
 }
 
 static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
     const struct kafka_sink *s = rd_kafka_opaque(rk);
-    kafka_log(s->name, level, facility, text, false);
+    kafka_log(s->name, level, facility, text, !s->warned);
 }
 
 /* --- sending --- */

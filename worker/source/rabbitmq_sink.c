@@ -99,7 +99,7 @@ static void lose(struct rabbitmq_sink *s, const struct error *err)
     uint64_t delay = RECONNECT_FIRST << (s->failures < 7 ? s->failures : 7);
     if (!s->failures++)
         log_warn("publish", LOG_STR("source", s->name), LOG_STR("error", err->message));
-    report_warning(executor_worker(s->executor)->report, "publish", err->message);
+    report_publishing(executor_worker(s->executor)->report, s->name, err->message);
     s->backing_off = true;
     loop_timer_set(loop_of(s), clock_now_ns() + (delay < RECONNECT_LONGEST ? delay : RECONNECT_LONGEST),
                    reconnect_due, s, NULL);
@@ -259,7 +259,7 @@ static int confirmed(struct rabbitmq_sink *s, const amqp_basic_ack_t *ack, bool 
         return error_set(err, ERROR_UNAVAILABLE, "event source %s: queue %.100s does not exist any more",
                          s->name, s->parameters.queue);
     if (s->failures)
-        report_warning(executor_worker(s->executor)->report, "publish", NULL);
+        report_publishing(executor_worker(s->executor)->report, s->name, NULL);
     s->failures = 0;
     return 0;
 }

@@ -65,7 +65,7 @@ static void lose(struct redis_sink *s, const struct error *err)
     uint64_t delay = RECONNECT_FIRST << (s->failures < 7 ? s->failures : 7);
     if (!s->failures++)
         log_warn("publish", LOG_STR("source", s->name), LOG_STR("error", err->message));
-    report_warning(executor_worker(s->executor)->report, "publish", err->message);
+    report_publishing(executor_worker(s->executor)->report, s->name, err->message);
     s->backing_off = true;
     loop_timer_set(executor_loop(s->executor),
                    clock_now_ns() + (delay < RECONNECT_LONGEST ? delay : RECONNECT_LONGEST), reconnect_due, s,
@@ -220,7 +220,7 @@ static void on_events(void *data, uint32_t events)
         }
         s->n_in_flight--;
         if (s->failures)
-            report_warning(executor_worker(s->executor)->report, "publish", NULL);
+            report_publishing(executor_worker(s->executor)->report, s->name, NULL);
         s->failures = 0;
         finish(s, intent, reply);
         freeReplyObject(reply);

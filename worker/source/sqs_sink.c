@@ -75,7 +75,7 @@ static void back_off(struct sqs_sink *s, const struct error *err)
 {
     if (!s->failures)
         log_warn("publish", LOG_STR("source", s->name), LOG_STR("error", err->message));
-    report_warning(executor_worker(s->executor)->report, "publish", err->message);
+    report_publishing(executor_worker(s->executor)->report, s->name, err->message);
     if (s->backing_off)
         return;
     uint64_t delay = sqs_back_off(s->failures, BACK_OFF_FIRST, BACK_OFF_LONGEST, &s->random);
@@ -87,7 +87,7 @@ static void back_off(struct sqs_sink *s, const struct error *err)
 static void well(struct sqs_sink *s)
 {
     if (s->failures)
-        report_warning(executor_worker(s->executor)->report, "publish", NULL);
+        report_publishing(executor_worker(s->executor)->report, s->name, NULL);
     s->failures = 0;
 }
 
