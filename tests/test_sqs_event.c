@@ -76,10 +76,11 @@ static void test_failed_function(void **state)
 {
     (void)state;
     good("{\"requestContext\":{\"requestId\":\"r\",\"functionArn\":\"f\",\"condition\":\"RetriesExhausted\"},"
-         "\"requestPayload\":{\"__TRIGGERFLOW_SUBJECT\":\"task\"},"
+         "\"requestPayload\":{\"__TRIGGERFLOW_SUBJECT\":\"task\",\"__TRIGGERFLOW_KEY\":\"k1\"},"
          "\"responsePayload\":{\"errorMessage\":\"no\"}}");
     assert_attribute(CE_TYPE, "lambda.failure");
     assert_attribute(CE_SUBJECT, "task");
+    assert_attribute(CE_KEY, "k1");
     assert_attribute(CE_TIME, NULL);
     assert_attribute(CE_DATA, "{\"errorMessage\":\"no\"}");
     good("{\"requestContext\":{\"requestId\":\"r\",\"functionArn\":\"f\"},\"requestPayload\":5}");

@@ -6,6 +6,7 @@
 #include "common/json.h"
 
 #define SUBJECT "__TRIGGERFLOW_SUBJECT"
+#define KEY "__TRIGGERFLOW_KEY"
 
 /* A text in scratch, by its place there: scratch may move until all is written. */
 struct place {
@@ -68,13 +69,13 @@ static struct place put_payload(const struct json_value *payload, struct buffer 
     return place;
 }
 
-static int put_subject(const struct json_value *record, const char *payload_name, struct buffer *scratch,
-                       struct place *ret_place, struct error *err)
+static int put_from(const struct json_value *record, const char *payload_name, const char *name,
+                    struct buffer *scratch, struct place *ret_place, struct error *err)
 {
     struct json_value payload;
     if (!json_member(record, payload_name, &payload) || payload.type != JSON_OBJECT)
         return 0;
-    return put_member(&payload, SUBJECT, scratch, ret_place, err);
+    return put_member(&payload, name, scratch, ret_place, err);
 }
 
 static void set(struct cloudevent *event, enum cloudevent_attribute attribute, const struct buffer *scratch,
@@ -94,12 +95,13 @@ static int read_record(struct cloudevent *event, const struct json_value *record
                        const struct json_value *context, struct buffer *scratch, struct error *err)
 {
     struct json_value payload, condition;
-    struct place id, source, time, data = {0}, subject = {0};
+    struct place id, source, time, data = {0}, subject = {0}, key = {0};
     if (put_member(context, "requestId", scratch, &id, err) < 0 ||
         put_member(context, "functionArn", scratch, &source, err) < 0 ||
         put_member(record, "timestamp", scratch, &time, err) < 0 ||
-        put_subject(record, "responsePayload", scratch, &subject, err) < 0 ||
-        (!subject.len && put_subject(record, "requestPayload", scratch, &subject, err) < 0))
+        put_from(record, "requestPayload", KEY, scratch, &key, err) < 0 ||
+        put_from(record, "responsePayload", SUBJECT, scratch, &subject, err) < 0 ||
+        (!subject.len && put_from(record, "requestPayload", SUBJECT, scratch, &subject, err) < 0))
         return -1;
     bool has_payload = json_member(record, "responsePayload", &payload) && payload.type != JSON_NULL;
     if (has_payload)
@@ -113,6 +115,7 @@ static int read_record(struct cloudevent *event, const struct json_value *record
     set(event, CE_SOURCE, scratch, source);
     set_text(event, CE_TYPE, success ? "lambda.success" : "lambda.failure");
     set(event, CE_SUBJECT, scratch, subject);
+    set(event, CE_KEY, scratch, key);
     set(event, CE_TIME, scratch, time);
     set_text(event, CE_DATACONTENTTYPE, "application/json");
     set(event, CE_DATA, scratch, data);

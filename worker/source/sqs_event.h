@@ -5,8 +5,9 @@
  *
  * which becomes: id = requestId, source = functionArn, type = lambda.success when the condition is Success,
  * else lambda.failure, time = timestamp, subject = the member __TRIGGERFLOW_SUBJECT of the response payload
- * (taken out of it), data = the response payload. A function that failed has answered no subject: then it is
- * that of the request payload. Thread: any. */
+ * (taken out of it), data = the response payload, triggerflowkey = the member __TRIGGERFLOW_KEY of the
+ * request payload. A function that failed has answered no subject: then it is that of the request payload.
+ * Thread: any. */
 #pragma once
 
 #include <stddef.h>
