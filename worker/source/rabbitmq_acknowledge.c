@@ -23,7 +23,7 @@
  *   - With an earlier connection, which the broker has not given up yet: it does within three heartbeats, and
  *     hands its messages out again. Those that are at the head of the queue already are settled when the
  *     first message behind that head is, and stay for LOST_NS, or longer when these heartbeats take longer;
- *     without heartbeats, for redelivery_window.
+ *     without heartbeats, or when messages have priorities, for redelivery_window.
  *
  * Flagged messages behind the head are of a queue that has taken back what it had handed out on this very
  * connection: a quorum queue that has lost sight of the connection's node for a while, a mirrored one whose
@@ -104,7 +104,8 @@ int rabbitmq_look_up(struct rabbitmq_source *s, const amqp_basic_deliver_t *d, s
     return taken_back ? CONSUMED_TAKEN : r;
 }
 
-/* Where the head of the queue ends: the messages that were handed out before come before all others. */
+/* Where the head of the queue ends: the messages that were handed out before come before all others, but for
+ * those of a higher priority. */
 static void look_for_head(struct rabbitmq_source *s, const amqp_basic_deliver_t *d)
 {
     if (!s->head_tag && (!d->redelivered || d->delivery_tag > s->head_most))
@@ -113,6 +114,8 @@ static void look_for_head(struct rabbitmq_source *s, const amqp_basic_deliver_t 
 
 void rabbitmq_passed(struct rabbitmq_source *s, const amqp_basic_deliver_t *d)
 {
+    const amqp_basic_properties_t *p = s->message.properties;
+    s->priorities |= (p->_flags & AMQP_BASIC_PRIORITY_FLAG) && p->priority;
     look_for_head(s, d);
     *(d->redelivered ? &s->repeated_tag : &s->first_tag) = d->delivery_tag;
     s->tag = d->delivery_tag;
@@ -186,12 +189,13 @@ static uint64_t kept_until(const struct source *source, uint64_t now, uint64_t l
     return now + (window < longest ? window : longest);
 }
 
-/* How long the broker may take for an earlier connection. */
+/* How long the broker may take for an earlier connection. Where messages have priorities, all that come
+ * meanwhile may come before those of that connection. */
 static uint64_t lost_for(const struct rabbitmq_source *s)
 {
     uint64_t heartbeat = rabbitmq_heartbeat_ns(s->rabbitmq);
     uint64_t noticed = 3 * heartbeat + LOST_MARGIN;
-    return !heartbeat ? UINT64_MAX : noticed > LOST_NS ? noticed : LOST_NS;
+    return !heartbeat || s->priorities ? UINT64_MAX : noticed > LOST_NS ? noticed : LOST_NS;
 }
 
 /* Requires: emit */

@@ -54,6 +54,7 @@ struct rabbitmq_source {
     bool lost_settled;
     uint64_t head_tag;  /* of the first message behind the head; 0: it has not come yet */
     uint64_t head_most; /* the head cannot have more messages */
+    bool priorities;    /* messages have had some */
     uint64_t twins_ns;  /* when twins were seen last; 0: never */
     struct buffer scratch;
     /* Thread: any */
