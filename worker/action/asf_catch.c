@@ -1,11 +1,12 @@
 /* AWS_ASF_CATCH: carries out what the condition of the same name has come to about a state's failure:
  *
- *     it is tried again   emits (Subject.again, lambda.success) with the state's input, at once or by a
- * timer; the state's trigger is activated by that, too it is caught        emits (Subject.catchN,
- * lambda.success), N: the catcher's number from 0, with what its ResultPath makes of {"Error","Cause"} and
- * the state's input; what its Next names is activated by that neither             emits (Subject,
- * lambda.uncaught), for the Map or Parallel around the state; when nobody takes that, the failure is the dead
- * letter action_failed
+ *     it is tried again   emits (Subject.again, lambda.success) with the input, at once or by a timer;
+ *                         the state's trigger is activated by that, too
+ *     it is caught        emits (Subject.catchN, lambda.success), N: the catcher's number from 0, with what
+ *                         its ResultPath makes of {"Error","Cause"} and the state's input; what its Next
+ *                         names is activated by that
+ *     neither             emits (Subject, lambda.uncaught), for the Map or Parallel around the state; when
+ *                         nobody takes that, the failure is the dead letter action_failed
  *
  * An answer to the invocation that has failed is no answer any more: those who wait for it are told. All of
  * it is of one firing: a crash repeats it, or finds it done. */

@@ -23,15 +23,17 @@
  * the epoch before anything behind them is handed over, so what they do not cover was never started (but with
  * action_start: immediate, where the field is not written, all may have been).
  *
- * The worker dies                     | stored                           | the successor
- * ------------------------------------|----------------------------------|--------------------------------------
- * before the intents' commit          | nothing of them                  | fires again, with the same keys
- * after it, some started, some not    | all; how far each line may be    | starts all, each line in order;
- * those |                                  | up to there may repeat (same keys) after some were read back |
- * all; the same, as what is read   | the same | back was announced before        | after the commit with
- * their ends    | the others                       | starts the others when a line's last one has ended,   |
- * its outbox_started, which names  | deletes that with its first epoch before that is deleted              |
- * nothing                          |
+ * The worker dies                  | stored                          | the successor
+ * ---------------------------------|---------------------------------|-----------------------------------
+ * before the intents' commit       | nothing of them                 | fires again, with the same keys
+ * after it, some started, some not | all; how far each line may be   | starts all, each line in order;
+ *                                  |                                 | those up to there may repeat, under
+ *                                  |                                 | the same keys
+ * after some were read back        | all; the same, as what is read  | the same
+ *                                  | back was announced before       |
+ * after the commit with their ends | the others                      | starts the others
+ * when a line's last one has ended | its outbox_started, which names | deletes that with its first epoch
+ * and that is not deleted yet      | nothing                         |
  *
  * Thread: checkpoint. */
 #pragma once

@@ -3,9 +3,8 @@
  * executor_done() happens here:
  *
  *     start ─▶ gates: trigger, host, worker ─▶ request() ─▶ call ─▶ judge() ─┬─ done ───▶ reply() ─┐
- *                (in order, at most so many                                  ├─ failed ─▶ failure ─┴▶
- * executor_done inside, at most so many a second)                          └─ retry ─▶ back-off, and start
- * again
+ *              (in order, at most so many inside,                            ├─ failed ─▶ failure ─┴▶ done
+ *              at most so many a second)                                     └─ retry ──▶ back-off, start
  *
  * - Limits: `max_in_flight` and `rate` of the action (all intents of one trigger together), of the
  *   configuration for every host and for the whole worker. Who must wait holds no connection, and waits in
@@ -25,7 +24,7 @@
  *     the worker dies                        storage holds           the successor
  *     before the call                        the intent              calls
  *     during the call, or before the commit  the intent              calls again, under the same key; or,
- * with that records its end                                           on_uncertain: dead_letter, gives it up
+ *     that records its end                                           with on_uncertain: dead_letter, gives up
  *     after that commit                      no intent; the event    goes on from the event, which has the
  *                                            if it is not through    same id and key in every repetition
  *

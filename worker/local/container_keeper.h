@@ -3,12 +3,13 @@
  *
  *     worker ── there may be containers, there are none ──▶ keeper ── when the worker is gone ──▶ engine
  *
- * dies                | what becomes of the containers
- * --------------------|---------------------------------------------------------------------------------
- * the worker          | the keeper asks the engine for those with the label of this life (triggerflow.life)
- *                     | and removes them, until it finds none any more; KEEPER_LONGEST when the engine is
- * away the keeper          | nothing: the worker removes them at its end both                | the next life
- * of the workspace removes them when it starts (containers.h); without one | they stay, with their labels
+ * dies       | what becomes of the containers
+ * -----------|------------------------------------------------------------------------------------------
+ * the worker | the keeper asks the engine for those with the label of this life (triggerflow.life) and
+ *            | removes them, until it finds none any more; for KEEPER_LONGEST when the engine is away
+ * the keeper | nothing: the worker removes them at its end
+ * both       | the next life of the workspace removes them when it starts (containers.h); without one they
+ *            | stay, with their labels
  *
  * A next life may be at it at the same time; what it has made itself has another label. */
 #pragma once
