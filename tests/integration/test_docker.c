@@ -148,7 +148,7 @@ static void test_beside(void **state)
     put(bed, "hangs", docker("sleep 600", ",\"timeout_s\":600"), "{\"name\":\"PASS\"}");
     put(bed, "slow", docker("sleep 600", ",\"timeout_s\":0.2,\"retries\":0"), "{\"name\":\"PASS\"}");
     put(bed, "fails", docker("exit 1", ",\"retries\":1"), "{\"name\":\"PASS\"}");
-    put(bed, "floods", docker("yes", ",\"retries\":0,\"timeout_s\":2"), "{\"name\":\"PASS\"}");
+    put(bed, "floods", docker("yes", ",\"retries\":0,\"timeout_s\":0.5"), "{\"name\":\"PASS\"}");
     put(bed, "nonsense", "{\"name\":\"TRUE\"}", docker("echo 1", ""));
     put(bed, "healthy", docker(count_script, ""), "{\"name\":\"PASS\"}");
     count(bed, "tick", "tick", "s");
