@@ -128,8 +128,10 @@ const struct config_field config_fields[] = {
      "TRIGGERFLOW_MAX_PENDING_ACTIONS", "Actions kept in memory; more wait in storage."},
     {"worker.max_in_flight", INTEGER, AT(max_in_flight), "2000", 0, 1000000, "TRIGGERFLOW_MAX_IN_FLIGHT",
      "Invocations of functions and services that a worker has under way at a time; 0: no limit."},
-    {"worker.max_in_flight_per_host", INTEGER, AT(max_in_flight_per_host), "1000", 0, 1000000,
-     "TRIGGERFLOW_MAX_IN_FLIGHT_PER_HOST", "The same for each host that is invoked."},
+    {"worker.max_in_flight_per_host", INTEGER, AT(max_in_flight_per_host), "1250", 0, 1000000,
+     "TRIGGERFLOW_MAX_IN_FLIGHT_PER_HOST",
+     "The same for each host that is invoked; one trigger has at most four fifths of them, one host of the "
+     "worker's."},
     {"worker.rate", INTEGER, AT(rate), "0", 0, 1000000, "TRIGGERFLOW_RATE",
      "Invocations a second that a worker starts, repetitions included; 0: no limit."},
     {"worker.rate_per_host", INTEGER, AT(rate_per_host), "0", 0, 1000000, "TRIGGERFLOW_RATE_PER_HOST",

@@ -33,7 +33,7 @@ int loop_run_once(struct loop *loop, uint64_t timeout_ns, struct error *err);
  * up while it waits, and holds it again for the callbacks; all other calls on the loop then need the lock,
  * too. So that they get it, no callback of a descriptor is called later than LOOP_SLICE (ns) after the first
  * in a round: the others are in the next. Borrows the lock. */
-#define LOOP_SLICE 250000u
+#define LOOP_SLICE 500000u
 void loop_share(struct loop *loop, pthread_mutex_t *lock);
 
 /* Makes loop_run_once return. Thread: any; safe in signal handlers. */

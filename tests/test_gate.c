@@ -1,6 +1,7 @@
-/* Gates: how many are inside, in which order, and at which rate. */
+/* Gates: how many are inside, and at which rate. */
 #include "worker/executor/gate.h"
 
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -8,20 +9,17 @@
 
 #include "common/clock.h"
 
-enum { TICKETS = 100 };
-
 static void test_no_limit(void **state)
 {
     (void)state;
-    struct gate gate;
-    struct gate_ticket tickets[TICKETS];
-    gate_init(&gate);
-    for (unsigned i = 0; i < TICKETS; i++)
-        assert_true(gate_enter(&gate, &tickets[i], 1));
-    assert_int_equal(gate.inside, TICKETS);
-    assert_int_equal(gate_due(&gate), UINT64_MAX);
+    struct gate gate = {0};
+    for (unsigned i = 0; i < 100; i++) {
+        assert_int_equal(gate_free(&gate), UINT_MAX);
+        gate_enter(&gate, 1);
+    }
+    assert_int_equal(gate_due(&gate), 0);
     assert_false(gate_idle(&gate, 1));
-    for (unsigned i = 0; i < TICKETS; i++)
+    for (unsigned i = 0; i < 100; i++)
         gate_leave(&gate);
     assert_true(gate_idle(&gate, 1));
 }
@@ -29,89 +27,59 @@ static void test_no_limit(void **state)
 static void test_places(void **state)
 {
     (void)state;
-    struct gate gate;
-    struct gate_ticket tickets[TICKETS];
-    gate_init(&gate);
+    struct gate gate = {0};
     gate_limit(&gate, 3, 0);
-    for (unsigned i = 0; i < TICKETS; i++)
-        assert_int_equal(gate_enter(&gate, &tickets[i], 1), i < 3);
-    assert_int_equal(gate.n_waiting, TICKETS - 3);
-    assert_null(gate_next(&gate, 1));
-    assert_int_equal(gate_due(&gate), UINT64_MAX);
-    for (unsigned i = 3; i < TICKETS; i++) {
-        gate_leave(&gate);
-        assert_ptr_equal(gate_next(&gate, 1), &tickets[i]);
-        assert_null(gate_next(&gate, 1));
-        assert_int_equal(gate.inside, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(gate_free(&gate), 3 - i);
+        gate_enter(&gate, 1);
     }
-    assert_int_equal(gate.n_waiting, 0);
+    assert_int_equal(gate_free(&gate), 0);
+    gate_limit(&gate, 2, 0); /* less than are inside */
+    assert_int_equal(gate_free(&gate), 0);
     gate_leave(&gate);
-    assert_null(gate_next(&gate, 1));
-    /* Whoever comes does not overtake. */
-    assert_true(gate_enter(&gate, &tickets[0], 1));
-    assert_false(gate_enter(&gate, &tickets[1], 1));
-    gate_limit(&gate, 10, 0);
-    assert_false(gate_enter(&gate, &tickets[2], 1));
-    assert_ptr_equal(gate_next(&gate, 1), &tickets[1]);
-    assert_ptr_equal(gate_next(&gate, 1), &tickets[2]);
+    gate_leave(&gate);
+    assert_int_equal(gate_free(&gate), 1);
+}
+
+/* How many enter in a time, one whenever the rate lets it. */
+static unsigned enter_for(struct gate *gate, uint64_t from, uint64_t to)
+{
+    unsigned n = 0;
+    for (uint64_t at = gate_due(gate) > from ? gate_due(gate) : from;
+         at<to; n++, at = gate_due(gate)> at ? gate_due(gate) : at)
+        gate_enter(gate, at);
+    return n;
 }
 
 static void test_slow_rate(void **state)
 {
     (void)state;
-    struct gate gate;
-    struct gate_ticket tickets[TICKETS];
+    struct gate gate = {0};
     uint64_t now = 1000 * CLOCK_S;
-    gate_init(&gate);
-    gate_limit(&gate, 0, 2);
-    assert_true(gate_enter(&gate, &tickets[0], now));
-    for (unsigned i = 1; i < 10; i++)
-        assert_false(gate_enter(&gate, &tickets[i], now));
-    for (unsigned i = 1; i < 10; i++) {
-        uint64_t due = gate_due(&gate);
-        assert_int_equal(due, now + i * CLOCK_S / 2 - GATE_BURST_NS);
-        assert_null(gate_next(&gate, due - 1));
-        assert_ptr_equal(gate_next(&gate, due), &tickets[i]);
-    }
-    assert_int_equal(gate_due(&gate), UINT64_MAX);
-    for (unsigned i = 0; i < 10; i++)
-        gate_leave(&gate);
-    /* It remembers the rate for a while, and saves nothing up. */
-    assert_false(gate_idle(&gate, now + 4 * CLOCK_S));
-    assert_true(gate_idle(&gate, now + 6 * CLOCK_S));
-    now += 100 * CLOCK_S;
-    assert_true(gate_enter(&gate, &tickets[0], now));
-    assert_false(gate_enter(&gate, &tickets[1], now));
+    gate_limit(&gate, 0, 0.5);
+    assert_int_equal(gate_due(&gate), 0);
+    gate_enter(&gate, now);
+    assert_int_equal(gate_due(&gate), now + 2 * CLOCK_S - GATE_BURST_NS);
+    gate_leave(&gate);
+    assert_false(gate_idle(&gate, now)); /* it would forget */
+    assert_true(gate_idle(&gate, now + 2 * CLOCK_S));
+    assert_in_range(enter_for(&gate, now, now + 20 * CLOCK_S), 9, 10);
 }
 
-/* However the calls come, in any second no more enter than the rate and the burst allow. */
 static void test_fast_rate(void **state)
 {
     (void)state;
-    struct gate gate;
-    struct gate_ticket ticket;
-    const double rate = 10000;
-    uint64_t now = 5 * CLOCK_S;
-    uint64_t entered = 0;
-    unsigned waiting = 0;
-    gate_init(&gate);
-    gate_limit(&gate, 0, rate);
-    for (unsigned step = 0; step < 2000; step++) { /* of a millisecond */
-        now += CLOCK_MS;
-        while (waiting && gate_next(&gate, now)) {
-            waiting = 0;
-            entered++;
-        }
-        while (!waiting) {
-            if (gate_enter(&gate, &ticket, now))
-                entered++;
-            else
-                waiting = 1;
-        }
-    }
-    double allowed = 2 * rate + rate * GATE_BURST_NS / CLOCK_S + 1;
-    assert_true((double)entered <= allowed);
-    assert_true((double)entered >= 2 * rate - 10);
+    struct gate gate = {0};
+    uint64_t now = 1000 * CLOCK_S;
+    gate_limit(&gate, 0, 100000);
+    unsigned ahead = 0;
+    for (; gate_due(&gate) <= now; ahead++)
+        gate_enter(&gate, now);
+    assert_in_range(ahead, 500, 502); /* GATE_BURST_NS of them */
+    assert_in_range(enter_for(&gate, now, now + CLOCK_S), 99999, 100001);
+    /* What was not used is not saved up. */
+    now += 100 * CLOCK_S;
+    assert_in_range(enter_for(&gate, now, now + CLOCK_S), 100499, 100503);
 }
 
 int main(void)

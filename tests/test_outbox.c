@@ -380,6 +380,7 @@ static void finish(unsigned trigger, unsigned n)
 /* Everything ends in the end, and nothing is left. */
 static void drain(void)
 {
+    run_epoch();
     for (unsigned rounds = 0; !outbox_empty(w.outbox) || w.n_memory; rounds++) {
         assert_true(rounds < 2 * TRIGGERS * SEQUENCE_MAX);
         while (w.n_memory)
@@ -572,11 +573,11 @@ static void test_random(void **state)
     (void)state;
     static const int64_t places[] = {1, 2, 7, 40, 300};
     uint64_t reads = 0;
-    for (unsigned round = 0; round < 10 + chance_kills() / 10; round++) {
+    for (unsigned round = 0; round < 5 + chance_kills() / 10; round++) {
         begin(places[round % 5]);
         if (round % 10 >= 8)
             w.config.max_pending_actions = 3000;
-        for (unsigned step = 0; step < 120; step++) {
+        for (unsigned step = 0; step < 80; step++) {
             unsigned trigger = (unsigned)chance_below(TRIGGERS);
             switch (chance_below(8)) {
             case 0:

@@ -538,6 +538,33 @@ static void test_rate_lifted(void **state)
     worker_bed_stop(bed->worker);
 }
 
+/* A function that hangs leaves places to another on the same host, and its host to others. */
+static void test_places_left(void **state)
+{
+    struct invoke_bed *bed = *state;
+    struct function_server *elsewhere = function_server_new();
+    char action[128];
+    assert_non_null(elsewhere);
+    invoke_bed_setting("TRIGGERFLOW_MAX_IN_FLIGHT_PER_HOST", "50");
+    invoke_bed_setting("TRIGGERFLOW_MAX_IN_FLIGHT", "50");
+    function_server_behave(bed->server, "stuck", &(struct function_behaviour){.mode = FUNCTION_HANGS});
+    snprintf(action, sizeof action, "{\"name\":\"HTTP_INVOKE\",\"url\":\"http://127.0.0.1:%u/f/there\"}",
+             function_server_port(elsewhere));
+    worker_bed_trigger(bed->worker, "stuck", "TRUE", "{}", invoke_bed_action(bed, "/f/stuck", ""), "stick",
+                       "s");
+    invoke_bed_trigger(bed, "well", "*", "/f/well", "");
+    worker_bed_trigger(bed->worker, "there", "TRUE", "{}", action, "go", "*");
+    up(bed);
+    worker_bed_publish(bed->worker, "stick", "s", 500);
+    AWAIT_BED(bed->worker, function_server_starts(bed->server, "stuck", NULL, NULL) == 32);
+    invoke_bed_go_many(bed, "n", 300);
+    AWAIT_BED(bed->worker, function_server_starts(bed->server, "well", NULL, NULL) == 300 &&
+                               function_server_requests(elsewhere) == 300);
+    assert_int_equal(function_server_starts(bed->server, "stuck", NULL, NULL), 32);
+    process_kill(&bed->worker->worker, SIGKILL);
+    function_server_free(elsewhere);
+}
+
 /* Far more than are kept in memory: the rest waits in storage, and all start in order. */
 static void test_waiting_in_storage(void **state)
 {
@@ -659,6 +686,7 @@ int main(int argc, char **argv)
         TEST(test_rate),
         TEST(test_turns),
         TEST(test_rate_lifted),
+        TEST(test_places_left),
         TEST(test_waiting_in_storage),
         TEST(test_bad_neighbours),
         TEST(test_stop_and_go_on),

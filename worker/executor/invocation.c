@@ -8,7 +8,6 @@
 #include "common/clock.h"
 #include "common/config.h"
 #include "common/error.h"
-#include "common/hash.h"
 #include "common/loop.h"
 #include "worker/executor/executor.h"
 #include "worker/executor/http_call.h"
@@ -17,43 +16,20 @@
 #include "worker/worker.h"
 
 #define CONNECT_TIMEOUT (10 * CLOCK_S)
-#define SWEEP_AT 1024       /* gates, above which idle ones are looked for when one is added */
-#define LOOK_EVERY CLOCK_MS /* at gates whose rate is in the way, at most */
+#define LOOK_EVERY CLOCK_MS /* at queues that a rate holds up, at most */
 #define CALLS_A_ROUND 8     /* begun between two looks at what else there is to do */
-
-enum { GATE_TRIGGER, GATE_HOST, GATE_WORKER, GATES };
-
-/* A gate with the name it goes by; in `limited` while its rate is in the way. That of a trigger also has the
- * trigger's invocations that have entered a gate and are to go on, and is in `ready` while there are any. */
-struct invocation_gate {
-    struct gate gate;
-    struct gate_ticket *ready;
-    struct gate_ticket **ready_end;
-    struct invocation_gate *next_ready;
-    struct invocation_gate *next_limited;
-    bool limited;
-    size_t users;             /* invocations that have a pointer to it */
-    struct hash_table *table; /* NULL: the worker's */
-    size_t len;
-    char name[];
-};
 
 struct invocations {
     struct executor *executor;
     struct http_calls *calls;
-    struct hash_table triggers; /* id -> struct invocation_gate */
-    struct hash_table hosts;    /* origin -> struct invocation_gate */
-    size_t sweep_at;
-    struct invocation_gate worker;
-    struct invocation_gate *limited;
+    struct queues *queues;
     struct invocation *all;
-    struct invocation_gate *ready; /* triggers take turns */
-    struct invocation_gate **ready_end;
-    unsigned left; /* of this round's calls */
-    bool going_on; /* somebody is at it, further up the stack */
+    unsigned left;    /* of this round's calls */
+    uint64_t look_ns; /* when the timer is due that looks at the queues again; 0: none is set */
+    bool going_on;    /* somebody is at it, further up the stack */
 };
 
-static struct invocation *of_ticket(struct gate_ticket *ticket)
+static struct invocation *of_ticket(struct queues_ticket *ticket)
 {
     return (struct invocation *)(void *)((char *)ticket - offsetof(struct invocation, ticket));
 }
@@ -63,150 +39,7 @@ static struct invocations *of(const struct invocation *i)
     return executor_invocations(i->executor, NULL);
 }
 
-/* --- gates --- */
-
-static void sweep(struct hash_table *table, uint64_t now)
-{
-    struct invocation_gate *idle[64];
-    size_t n = 0;
-    size_t cursor = 0;
-    for (struct hash_entry *e; n < 64 && (e = hash_next(table, &cursor));) {
-        struct invocation_gate *g = e->value;
-        if (!g->users && !g->limited && gate_idle(&g->gate, now))
-            idle[n++] = g;
-    }
-    for (size_t i = 0; i < n; i++) {
-        hash_remove(table, idle[i]->name, idle[i]->len);
-        free(idle[i]);
-    }
-}
-
-static struct invocation_gate *gate_of(struct hash_table *table, const char *name, size_t len)
-{
-    struct invocation_gate *g = hash_get(table, name, len);
-    if (g) {
-        g->users++;
-        return g;
-    }
-    if (table->count >= SWEEP_AT)
-        sweep(table, clock_now_ns());
-    if (!(g = calloc(1, sizeof *g + len + 1)))
-        return NULL;
-    memcpy(g->name, name, len);
-    g->len = len;
-    g->table = table;
-    g->users = 1;
-    gate_init(&g->gate);
-    if (hash_put(table, g->name, len, g, NULL) < 0) {
-        free(g);
-        return NULL;
-    }
-    return g;
-}
-
-/* Nobody points to it any more: one without a rate holds nothing to remember. It may have had one until a
- * moment ago, when its trigger was replaced: then it is still looked at. */
-static void gate_unref(struct invocation_gate *g)
-{
-    if (--g->users || !g->table || g->gate.period_ns || g->limited)
-        return;
-    hash_remove(g->table, g->name, g->len);
-    free(g);
-}
-
-static void look_again(void *data);
-
-static void watch_rate(struct invocations *all, struct invocation_gate *g)
-{
-    if (g->limited || gate_due(&g->gate) == UINT64_MAX)
-        return;
-    g->limited = true;
-    g->next_limited = all->limited;
-    all->limited = g;
-    loop_timer_set(executor_loop(all->executor), clock_now_ns() + LOOK_EVERY, look_again, all, NULL);
-}
-
-static void make_ready(struct invocations *all, struct invocation *i)
-{
-    struct invocation_gate *trigger = i->gates[GATE_TRIGGER];
-    if (!trigger->ready) {
-        trigger->ready_end = &trigger->ready;
-        trigger->next_ready = NULL;
-        *all->ready_end = trigger;
-        all->ready_end = &trigger->next_ready;
-    }
-    i->ticket.next = NULL;
-    *trigger->ready_end = &i->ticket;
-    trigger->ready_end = &i->ticket.next;
-}
-
-/* The next of the trigger whose turn it is, which comes last then. There must be one. */
-static struct invocation *take_ready(struct invocations *all)
-{
-    struct invocation_gate *trigger = all->ready;
-    struct invocation *i = of_ticket(trigger->ready);
-    all->ready = trigger->next_ready;
-    if (!all->ready)
-        all->ready_end = &all->ready;
-    trigger->ready = i->ticket.next;
-    if (trigger->ready) {
-        trigger->next_ready = NULL;
-        *all->ready_end = trigger;
-        all->ready_end = &trigger->next_ready;
-    }
-    return i;
-}
-
-/* Lets in whom the gate has room for. */
-static void open_gate(struct invocations *all, struct invocation_gate *g, uint64_t now)
-{
-    struct gate_ticket *ticket;
-    while ((ticket = gate_next(&g->gate, now))) {
-        struct invocation *i = of_ticket(ticket);
-        i->stage++;
-        make_ready(all, i);
-    }
-    watch_rate(all, g);
-}
-
-static void go_on(struct invocations *all);
-
-static void look_again(void *data)
-{
-    struct invocations *all = data;
-    struct invocation_gate *list = all->limited;
-    uint64_t now = clock_now_ns();
-    uint64_t next = UINT64_MAX;
-    all->limited = NULL;
-    while (list) {
-        struct invocation_gate *g = list;
-        list = g->next_limited;
-        g->limited = false;
-        open_gate(all, g, now);
-        uint64_t due = gate_due(&g->gate);
-        next = due < next ? due : next;
-    }
-    if (next != UINT64_MAX)
-        loop_timer_set(executor_loop(all->executor), next > now + LOOK_EVERY ? next : now + LOOK_EVERY,
-                       look_again, all, NULL);
-    go_on(all);
-}
-
 /* --- the end --- */
-
-static void leave_gates(struct invocations *all, struct invocation *i)
-{
-    uint64_t now = clock_now_ns();
-    for (unsigned g = 0; g < GATES; g++) {
-        if (!i->gates[g])
-            continue;
-        if (g < i->stage) {
-            gate_leave(&i->gates[g]->gate);
-            open_gate(all, i->gates[g], now);
-        }
-        gate_unref(i->gates[g]);
-    }
-}
 
 static void unlink_invocation(struct invocations *all, struct invocation *i)
 {
@@ -244,7 +77,8 @@ static void end(struct invocation *i, enum invocation_verdict verdict, const str
         after = INVOCATION_RETRY_AFTER_MAX_S * CLOCK_S;
     uint64_t delay = invocation_policy_delay(&i->policy, intent->attempts, after, executor_random(x));
     unlink_invocation(all, i);
-    leave_gates(all, i);
+    if (i->ticket.queue)
+        queues_leave(all->queues, &i->ticket);
     invocation_free(i);
     if (verdict == INVOCATION_RETRY)
         executor_retry(x, intent, delay, why);
@@ -274,6 +108,8 @@ enum invocation_verdict invocation_judge(const struct invocation *invocation,
     bool final = status >= 400 && status < 500 && status != 408 && status != 409 && status != 429;
     return final ? INVOCATION_FAILED : INVOCATION_RETRY;
 }
+
+static void go_on(struct invocations *all);
 
 static void on_answer(void *data, const struct http_answer *answer)
 {
@@ -333,33 +169,39 @@ static void call(struct invocation *i)
             NULL, &err);
 }
 
-/* Passes gates until one of them makes it wait. */
-static void advance(struct invocations *all, struct invocation *i)
+static void look_again(void *data)
 {
-    uint64_t now = clock_now_ns();
-    while (i->stage < GATES) {
-        struct invocation_gate *g = i->gates[i->stage];
-        if (!gate_enter(&g->gate, &i->ticket, now)) {
-            watch_rate(all, g);
-            return;
-        }
-        i->stage++;
-    }
-    executor_park(i->executor, -1);
-    call(i);
+    struct invocations *all = data;
+    all->look_ns = 0;
+    go_on(all);
 }
 
-/* What has become ready goes on, as far as this round allows; one level deep, however long the list grows
- * meanwhile. */
+static void look_at(struct invocations *all, uint64_t due)
+{
+    uint64_t earliest = clock_now_ns() + LOOK_EVERY;
+    uint64_t at = due > earliest ? due : earliest;
+    if (due == UINT64_MAX || (all->look_ns && all->look_ns <= at))
+        return;
+    all->look_ns = at;
+    loop_timer_set(executor_loop(all->executor), at, look_again, all, NULL);
+}
+
+/* Who may begin does, as far as this round allows; one level deep, whatever ends meanwhile. */
 static void go_on(struct invocations *all)
 {
+    struct queues_ticket *ticket;
+    uint64_t due = UINT64_MAX;
     if (all->going_on || executor_draining(all->executor))
         return;
     all->going_on = true;
-    for (; all->ready && all->left; all->left--)
-        advance(all, take_ready(all));
+    while (all->left && (ticket = queues_next(all->queues, clock_now_ns(), &due))) {
+        all->left--;
+        executor_park(all->executor, -1);
+        call(of_ticket(ticket));
+    }
     all->going_on = false;
-    if (all->ready && !executor_is_here(all->executor))
+    look_at(all, due);
+    if (!all->left && queues_waiting(all->queues) && !executor_is_here(all->executor))
         loop_wake(executor_loop(all->executor));
 }
 
@@ -367,7 +209,8 @@ bool invocations_go_on(struct invocations *invocations)
 {
     invocations->left = CALLS_A_ROUND;
     go_on(invocations);
-    return invocations->ready && !executor_draining(invocations->executor);
+    return !invocations->left && queues_waiting(invocations->queues) &&
+           !executor_draining(invocations->executor);
 }
 
 /* --- the start --- */
@@ -384,29 +227,25 @@ static int find_host(const struct invocation *i, struct buffer *out, struct erro
     return http_call_origin(buffer_text(&text), out, err);
 }
 
-static int find_gates(struct invocations *all, struct invocation *i, struct error *err)
+static int join(struct invocations *all, struct invocation *i, struct error *err)
 {
     const struct config *config = executor_worker(i->executor)->config;
-    struct json_value trigger;
-    BUFFER_AUTO name = BUFFER_INIT;
+    struct queues_limit of_trigger = {i->policy.max_in_flight, i->policy.rate};
+    struct queues_limit of_host = {(unsigned)config->max_in_flight_per_host, (double)config->rate_per_host};
+    struct json_value value;
+    BUFFER_AUTO trigger = BUFFER_INIT;
     BUFFER_AUTO host = BUFFER_INIT;
     if (find_host(i, &host, err) < 0)
         return -1;
-    if (intent_trigger(i->intent, &trigger))
-        json_unescape(&trigger, &name);
-    i->gates[GATE_WORKER] = &all->worker;
-    all->worker.users++;
-    i->gates[GATE_TRIGGER] = gate_of(&all->triggers, buffer_text(&name), name.len);
-    i->gates[GATE_HOST] = gate_of(&all->hosts, buffer_text(&host), host.len);
-    if (!i->gates[GATE_TRIGGER] || !i->gates[GATE_HOST] || host.failed || name.failed)
+    if (intent_trigger(i->intent, &value))
+        json_unescape(&value, &trigger);
+    if (host.failed || trigger.failed)
         return error_set(err, ERROR_MEMORY, "out of memory");
-    gate_limit(&i->gates[GATE_TRIGGER]->gate, i->policy.max_in_flight, i->policy.rate);
     if (i->type->host_limit)
-        gate_limit(&i->gates[GATE_HOST]->gate, (unsigned)i->type->host_limit(config), 0);
-    else
-        gate_limit(&i->gates[GATE_HOST]->gate, (unsigned)config->max_in_flight_per_host,
-                   (double)config->rate_per_host);
-    return 0;
+        of_host = (struct queues_limit){(unsigned)i->type->host_limit(config), 0};
+    struct queues_name trigger_name = {buffer_text(&trigger), trigger.len};
+    struct queues_name host_name = {buffer_text(&host), host.len};
+    return queues_join(all->queues, &i->ticket, &trigger_name, &of_trigger, &host_name, &of_host, err);
 }
 
 static bool is_uncertain(const struct invocation *i)
@@ -440,12 +279,11 @@ void invocation_start(struct executor *executor, struct intent *intent, const st
         end(i, INVOCATION_FAILED, NULL, &err);
         return;
     }
-    if (find_gates(all, i, &err) < 0) {
+    if (join(all, i, &err) < 0) {
         end(i, err.code == ERROR_MEMORY ? INVOCATION_RETRY : INVOCATION_FAILED, NULL, &err);
         return;
     }
     executor_park(executor, 1);
-    make_ready(all, i);
     go_on(all);
 }
 
@@ -454,31 +292,22 @@ void invocation_start(struct executor *executor, struct intent *intent, const st
 int invocations_new(struct executor *executor, struct invocations **ret_invocations, struct error *err)
 {
     const struct config *config = executor_worker(executor)->config;
+    struct queues_limit of_worker = {(unsigned)config->max_in_flight, (double)config->rate};
     struct invocations *all = calloc(1, sizeof *all);
-    if (!all)
+    if (!all || !(all->queues = queues_new(&of_worker))) {
+        free(all);
         return error_set(err, ERROR_MEMORY, "out of memory");
+    }
     if (http_calls_new(executor_loop(executor), config->invoke_public_only, config->invoke_tls_ca,
                        &all->calls, err) < 0) {
+        queues_free(all->queues);
         free(all);
         return -1;
     }
     all->executor = executor;
-    all->ready_end = &all->ready;
     all->left = CALLS_A_ROUND;
-    hash_init(&all->triggers);
-    hash_init(&all->hosts);
-    gate_init(&all->worker.gate);
-    gate_limit(&all->worker.gate, (unsigned)config->max_in_flight, (double)config->rate);
     *ret_invocations = all;
     return 0;
-}
-
-static void free_gates(struct hash_table *table)
-{
-    size_t cursor = 0;
-    for (struct hash_entry *e; (e = hash_next(table, &cursor));)
-        free(e->value);
-    hash_done(table);
 }
 
 void invocations_free(struct invocations *invocations)
@@ -497,8 +326,7 @@ void invocations_free(struct invocations *invocations)
     }
     http_calls_free(invocations->calls);
     loop_timer_cancel(executor_loop(invocations->executor), look_again, invocations);
-    free_gates(&invocations->triggers);
-    free_gates(&invocations->hosts);
+    queues_free(invocations->queues);
     free(invocations);
 }
 

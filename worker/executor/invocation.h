@@ -2,13 +2,13 @@
  * actions share. An action's start() hands its intent over with invocation_start(); everything from there to
  * executor_done() happens here:
  *
- *     start ─▶ gates: trigger, host, worker ─▶ request() ─▶ call ─▶ judge() ─┬─ done ───▶ reply() ─┐
- *              (in order, at most so many inside,                            ├─ failed ─▶ failure ─┴▶ done
- *              at most so many a second)                                     └─ retry ──▶ back-off, start
+ *     start ─▶ queues.h ─▶ request() ─▶ call ─▶ judge() ─┬─ done ───▶ reply() ─┬─▶ executor_done()
+ *       ▲   (as limits allow)                            ├─ failed ─▶ failure ─┘
+ *       └──────────────────── back-off ◀─────────────────┴─ retry
  *
  * - Limits: `max_in_flight` and `rate` of the action (all intents of one trigger together), of the
- *   configuration for every host and for the whole worker. Who must wait holds no connection, and waits in
- *   order.
+ *   configuration for every host and for the whole worker, of which nobody gets all (queues.h). Who must wait
+ *   holds no connection.
  * - An attempt that fails for the moment (no answer, 408, 409, 429, or not 2xx and not 4xx) is repeated
  *   after an exponential back-off with full jitter, not before what Retry-After asks for (at most
  *   INVOCATION_RETRY_AFTER_MAX_S), max_retries times.
@@ -38,8 +38,8 @@
 #include "common/buffer.h"
 #include "common/cloudevent.h"
 #include "common/json.h"
-#include "worker/executor/gate.h"
 #include "worker/executor/invocation_policy.h"
+#include "worker/executor/queues.h"
 
 struct config;
 struct error;
@@ -49,7 +49,6 @@ struct http_call;
 struct http_call_request;
 struct intent;
 struct invocation;
-struct invocation_gate;
 struct invocations;
 
 #define INVOCATION_RETRY_AFTER_MAX_S 300
@@ -103,9 +102,7 @@ struct invocation {
     struct invocation_policy policy;
     void *work; /* of the type's run(); NULL: nothing is under way */
     /* invocation.c only */
-    struct gate_ticket ticket; /* first of the tickets' lists is found by it */
-    unsigned stage;            /* gates passed */
-    struct invocation_gate *gates[3];
+    struct queues_ticket ticket;
     struct http_call *call;
     struct invocation *before, *after; /* all of them */
 };
