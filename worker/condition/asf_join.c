@@ -411,14 +411,14 @@ static unsigned write_map(struct asf *a, const struct json_value *map)
     json_unescape(&path, &text);
     asf_must(&text);
     size_t outer = text.len - ITEM_RUN;
+    a->left = a->failed = a->blamed = a->by_rule = false;
+    a->culprit.len = a->raw.len = 0;
     struct join *join = joins_open(&a->joins, text.data, text.len, outer ? outer - 1 : 0, &a->error);
-    if (!join)
-        return asf_refuse(a, 0);
+    if (!join) /* nobody refuses a write: the action finds the error */
+        return CONDITION_HOLDS;
     a->by_map = true;
     a->join_multiple = n;
     join->expected = n;
-    a->left = a->failed = a->blamed = a->by_rule = false;
-    a->culprit.len = a->raw.len = 0;
     append_member(map, "input", &join->input);
     append_member(map, "state", &join->state);
     a->joins.bytes += join->input.len + join->state.len;

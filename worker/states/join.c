@@ -55,9 +55,22 @@ struct join *joins_find(struct joins *joins, const char *path, size_t len)
     return NULL;
 }
 
+/* A group that no Map has told of is of a run that is long over, or of none: the oldest such makes room. */
+static int make_room(struct joins *joins, struct error *err)
+{
+    for (size_t i = 0; i < joins->n; i++)
+        if (joins->groups[i].expected == JOIN_UNKNOWN && !joins->groups[i].closed) {
+            joins_remove(joins, &joins->groups[i]);
+            return 0;
+        }
+    return error_set(err, ERROR_LIMIT, "more than %d runs wait for results at a time", JOINS_MAX);
+}
+
 static struct join *add(struct joins *joins, const char *path, size_t len, size_t outer_len,
                         struct error *err)
 {
+    if (joins->n >= JOINS_MAX && make_room(joins, err) < 0)
+        return NULL;
     if (joins->n == joins->cap) {
         size_t cap = joins->cap ? joins->cap * 2 : 2;
         struct join *grown = realloc(joins->groups, cap * sizeof *grown);

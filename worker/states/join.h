@@ -28,6 +28,7 @@ struct error;
 struct json_value;
 
 #define JOINS_MAX_BYTES (128u << 20) /* of all data */
+#define JOINS_MAX 10000              /* groups */
 #define JOIN_UNKNOWN -1              /* expected: not told yet */
 #define JOIN_MAX_RESULTS 1000000
 #define JOINS_MAX_CLOSED 1000
