@@ -713,6 +713,45 @@ static void test_retried(void **state)
     assert_nothing_kept(bed);
 }
 
+#define AGAIN ",\"End\":true,\"Retry\":[{\"ErrorEquals\":[\"Odd\"],\"IntervalSeconds\":1,\"MaxAttempts\":2}]"
+
+static void run_again(struct bed *bed, const char *definition, const char *input, const char *result)
+{
+    struct odd odd = {.well = 3};
+    char end[32];
+    store(bed, definition, end);
+    function_server_compute(bed->server, fail_odd, &odd);
+    worker_bed_up(bed->worker);
+    run(bed, input);
+    AWAIT_BED(bed->worker, *context(bed, end, "result"));
+    assert_string_equal(context(bed, end, "result"), result);
+    worker_bed_settle(bed->worker);
+    worker_bed_stop(bed->worker);
+    assert_int_equal(odd.attempts[1], 3);
+    assert_int_equal(workspace_count(&bed->worker->workspace, "dead_letters"), 0);
+    assert_finished(bed, "\"count\":1,");
+    assert_nothing_kept(bed);
+}
+
+/* A Map, or a Parallel, as a whole, whatever of its earlier runs comes late. */
+static void test_map_again(void **state)
+{
+    run_again(*state, EACH(AGAIN, TASK("")) "}}",
+              "{\"items\":[{\"n\":1,\"behave\":{}},{\"n\":2,\"behave\":{\"run_ms\":120}}]}", "[1,2]");
+}
+
+static void test_parallel_again(void **state)
+{
+    run_again(*state,
+              "{\"StartAt\":\"Both\",\"States\":{\"Both\":{\"Type\":\"Parallel\"" AGAIN ",\"Branches\":["
+              "{\"StartAt\":\"Task\",\"States\":{" TASK(
+                  "") "}},"
+                      "{\"StartAt\":\"Pause\",\"States\":{\"Pause\":{\"Type\":\"Wait\",\"Seconds\":3,"
+                      "\"Next\":\"Pass\"},"
+                      "\"Pass\":{\"Type\":\"Pass\",\"Result\":7,\"End\":true}}}]}}}",
+              "{\"n\":1,\"behave\":{}}", "[1,7]");
+}
+
 /* What has taken too long has failed; its answer, when it comes, is none. */
 static void test_timed_out(void **state)
 {
@@ -762,6 +801,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_nested_uncaught, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nested_original, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retried, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_map_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_parallel_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_timed_out, setup, teardown),
     };
     if (!redis_server_available()) {
