@@ -261,7 +261,7 @@ static void test_sink_in_an_action(void **state)
     worker_bed_publish(bed, "t", "emit", 1);
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++) {
         char line[96];
-        snprintf(line, sizeof line, " source=\"(%sEventSource in an action)\"", classes[i][0]);
+        snprintf(line, sizeof line, "event=publish source=\"(%sEventSource in an action)\"", classes[i][0]);
         expect_logged(bed, line);
     }
     worker_bed_publish(bed, "t", "good", 1);

@@ -35,6 +35,8 @@
 #define CORRUPT_ATTEMPTS 5       /* so often what was damaged on its way is tried again */
 #define ALONE_FOR (30 * CLOCK_S) /* longer than the executor's longest pause before another attempt */
 
+#define TROUBLE_NS (30 * CLOCK_S)
+
 struct kafka_sink {
     struct sink base;
     struct executor *executor;
@@ -46,8 +48,10 @@ struct kafka_sink {
     int event_fd;              /* readable when something came into either */
     bool creating;
     bool broken; /* a fatal error: it needs another producer */
-    _Atomic bool warned;
+    bool warned;
     char fatal[sizeof((struct error *)NULL)->message]; /* the last one */
+    char trouble[200];           /* the last that librdkafka told since something was published */
+    uint64_t trouble_ns;         /* when */
     uint64_t pause_ns;           /* before another producer; 0: the last one has published something */
     uint64_t closed_ns;          /* until then there is none */
     uint64_t alone_ns;           /* until then, each event is sent by itself */
@@ -172,33 +176,40 @@ static void on_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void
     if (s->warned)
         report_publishing(executor_worker(s->executor)->report, s->name, NULL);
     s->warned = false;
+    s->trouble[0] = '\0';
     s->pause_ns = 0;
     intent->final_position[0] = (uint64_t)message->partition;
     intent->final_position[1] = (uint64_t)message->offset;
     executor_done(s->executor, intent, EXECUTOR_DONE, NULL);
 }
 
+/* As long as nobody is kept waiting, trouble is nobody's. librdkafka tells the same again after 30 s only. */
+static void tell_trouble(struct kafka_sink *s)
+{
+    if (s->trouble[0] && rd_kafka_outq_len(s->rk) > 0 && clock_now_ns() < s->trouble_ns + TROUBLE_NS)
+        warn(s, s->trouble);
+}
+
 static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
     struct kafka_sink *s = opaque;
-    char text[200];
     (void)rk;
     if (code == RD_KAFKA_RESP_ERR__FATAL) {
         s->broken = true;
         snprintf(s->fatal, sizeof s->fatal, "%s", reason);
     }
-    if (rd_kafka_outq_len(s->rk) == 0) /* nobody is kept waiting */
+    if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN &&
+        s->trouble[0]) /* which says less than what came before it */
         return;
-    kafka_reason(text, sizeof text, reason);
-    if (code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN ||
-        !s->warned) /* which says less than what came before it */
-        warn(s, text);
+    kafka_reason(s->trouble, sizeof s->trouble, reason);
+    s->trouble_ns = clock_now_ns();
+    tell_trouble(s);
 }
 
 static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
     const struct kafka_sink *s = rd_kafka_opaque(rk);
-    kafka_log(s->name, level, facility, text, !s->warned);
+    kafka_log(s->name, level, facility, text, false);
 }
 
 /* --- sending --- */
@@ -255,6 +266,7 @@ static bool send_intent(struct kafka_sink *s, struct intent *intent)
         fail(s, intent, code, s->body.len);
     if (code)
         s->lone = NULL;
+    tell_trouble(s);
     return true;
 }
 
@@ -303,6 +315,10 @@ static int open_producer(struct kafka_sink *s, struct error *err)
     s->answers = rd_kafka_queue_new(s->rk);
     rd_kafka_queue_io_event_enable(s->main, s->event_fd, &one, sizeof one);
     rd_kafka_queue_io_event_enable(s->answers, s->event_fd, &one, sizeof one);
+    /* What came into a queue before that tells nobody, nor does what follows it until the queue is emptied.
+     */
+    if (write(s->event_fd, &one, sizeof one) < 0 && errno != EAGAIN)
+        return error_set_errno(err, errno, "waking up");
     return 0;
 }
 
