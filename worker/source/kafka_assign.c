@@ -84,7 +84,8 @@ static void fail(struct source *source, const char *why)
 {
     struct kafka_source *s = source->state;
     s->failed = true;
-    s->reading = s->well = false;
+    s->reading = false;
+    s->well = false;
     source_set_state(source, ARENA_SOURCE_FAILED, why);
 }
 
