@@ -10,6 +10,7 @@
 
 #include "common/error.h"
 #include "common/json.h"
+#include "worker/source/kafka_log.h"
 
 static int read(const char *json, struct kafka_parameters *p, struct error *err)
 {
@@ -125,12 +126,27 @@ static void test_refused(void **state)
     }
 }
 
+/* What differs each time is left out, so that the same trouble is the same text. */
+static void test_reason(void **state)
+{
+    (void)state;
+    char text[40];
+    kafka_reason(text, sizeof text,
+                 "h:1/bootstrap: refused (after 3ms in state CONNECT, 4 identical error(s) suppressed)");
+    assert_string_equal(text, "h:1/bootstrap: refused");
+    kafka_reason(text, sizeof text, "1/1 brokers are down");
+    assert_string_equal(text, "1/1 brokers are down");
+    kafka_reason(text, sizeof text, "longer than there is room for in the text that it is copied to");
+    assert_int_equal(strlen(text), sizeof text - 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_secured),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
