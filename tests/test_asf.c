@@ -194,6 +194,51 @@ static void test_answers_again(void **state)
     asf_bed_end(&bed);
 }
 
+/* A write whose member has so many bytes. */
+static void tell_large(struct asf_bed *bed, const char *before, size_t bytes, const char *after)
+{
+    BUFFER_AUTO write = BUFFER_INIT;
+    buffer_append_text(&write, before);
+    char *to = buffer_reserve(&write, bytes);
+    assert_non_null(to);
+    memset(to, 'x', bytes);
+    write.len += bytes;
+    buffer_append_text(&write, after);
+    asf_bed_tell(bed, buffer_text(&write));
+}
+
+#define MANY_BYTES ((size_t)40 << 20)
+
+/* What is too large to be kept is a failure of the state when its answer comes; what is too much for that is
+ * refused. */
+static void test_answers_over(void **state)
+{
+    static const char why[] = "refused States.DataLimitExceeded: when it was started, the inputs of the "
+                              "tasks under way needed more than 67108864 bytes";
+    struct asf_bed bed;
+    (void)state;
+    asf_bed_begin(&bed, "AWS_ASF_CONDITION", PASS, "{\"Subject\":\"S\"}");
+    for (int i = 1; i <= 2; i++) {
+        char before[64];
+        snprintf(before, sizeof before, "{\"awaits\":{\"task\":\"A\",\"key\":\"k%d\",\"input\":\"", i);
+        tell_large(&bed, before, MANY_BYTES, "\",\"state\":{\"Type\":\"Task\",\"ResultPath\":null}}}");
+        asf_bed_log(&bed, "");
+    }
+    asf_bed_reload(&bed);
+    asf_bed_send(&bed, "A", "2", "k2", NULL);
+    asf_bed_log(&bed, why);
+    bed.takes = 1;
+    asf_bed_send(&bed, "A", "2", "k2", NULL);
+    assert_non_null(strstr(buffer_text(&bed.log), "fail A {\"Error\":\"States.DataLimitExceeded\""));
+    asf_bed_send(&bed, "A", "1", "k1", NULL);
+    assert_true(bed.log.len > MANY_BYTES);
+    asf_bed_context(&bed, "{\"Subject\":\"S\"}");
+    tell_large(&bed, "{\"awaits\":{\"task\":\"A\",\"key\":\"", 4 * MANY_BYTES, "\"}}");
+    asf_bed_log(&bed, "refused the tasks under way need more than 134217728 bytes");
+    asf_bed_context(&bed, "{\"Subject\":\"S\"}");
+    asf_bed_end(&bed);
+}
+
 /* --- AWS_ASF_JOIN_STATEMACHINE --- */
 
 static void test_end_of_one(void **state)
@@ -495,6 +540,7 @@ int main(void)
         cmocka_unit_test(test_answers_forgotten),
         cmocka_unit_test(test_answers_of_iterations),
         cmocka_unit_test(test_answers_again),
+        cmocka_unit_test(test_answers_over),
         cmocka_unit_test(test_end_of_one),
         cmocka_unit_test(test_map_in_order),
         cmocka_unit_test(test_map_runs),

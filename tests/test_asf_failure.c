@@ -12,6 +12,7 @@
 #include "common/clock.h"
 #include "common/json.h"
 #include "tests/support/asf_bed.h"
+#include "worker/states/answer.h"
 #include "worker/states/catch.h"
 #include "worker/states/failure.h"
 
@@ -78,6 +79,46 @@ static void test_told_of_answer(void **state)
                 "fail A {\"Error\":\"States.Runtime\",\"Cause\":\"OutputPath: path $.no: there is no member "
                 "no\",\"Input\":{\"i\":1}}");
     asf_bed_context(&bed, "{\"Subject\":\"S\"}"); /* it is not waited for again */
+    asf_bed_end(&bed);
+}
+
+/* An input that is too deep to stand in another event's data cannot be told: nobody takes the failure. */
+static void test_told_too_deep(void **state)
+{
+    struct asf_bed bed;
+    char data[2 * JSON_DATA_DEPTH + 1];
+    (void)state;
+    memset(data, '[', JSON_DATA_DEPTH);
+    memset(data + JSON_DATA_DEPTH, ']', JSON_DATA_DEPTH);
+    data[sizeof data - 1] = '\0';
+    asf_bed_begin(&bed, "AWS_ASF_CONDITION", PASS,
+                  "{\"Subject\":\"S\",\"State\":{\"Type\":\"Fail\",\"Error\":\"E\",\"Cause\":\"why\"}}");
+    bed.takes = 1;
+    asf_bed_send(&bed, "x", data, NULL, NULL);
+    asf_bed_log(&bed, "failed E: why");
+    asf_bed_end(&bed);
+}
+
+static void test_catch_over(void **state)
+{
+    struct asf_bed bed;
+    char *write = malloc(ANSWERS_MAX_BYTES + 256);
+    (void)state;
+    assert_non_null(write);
+    int n = sprintf(write, "{\"attempt\":{\"task\":\"S\",\"key\":\"k\",\"input\":\"");
+    memset(write + n, 'x', ANSWERS_MAX_BYTES);
+    memcpy(write + n + ANSWERS_MAX_BYTES, "\"}}", 4);
+    asf_bed_begin(
+        &bed, "AWS_ASF_CATCH", CATCH,
+        "{\"Subject\":\"S\",\"State\":{\"Type\":\"Task\",\"Retry\":[{\"ErrorEquals\":[\"States.ALL\"]}]"
+        "}}");
+    asf_bed_tell(&bed, write);
+    free(write);
+    asf_bed_log(&bed, "");
+    asf_bed_event(&bed, FAILURE_TYPE, "S", "{\"Error\":\"E\"}", "k", NULL);
+    asf_bed_log(&bed,
+                "refused States.DataLimitExceeded: when it was started, the inputs of the tasks under way "
+                "needed more than 67108864 bytes");
     asf_bed_end(&bed);
 }
 
@@ -432,12 +473,13 @@ static void test_task_told(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_told),         cmocka_unit_test(test_told_of_answer),
-        cmocka_unit_test(test_activations),  cmocka_unit_test(test_parallel),
-        cmocka_unit_test(test_map_hands_on), cmocka_unit_test(test_map_end),
-        cmocka_unit_test(test_retry),        cmocka_unit_test(test_catch),
-        cmocka_unit_test(test_catch_late),   cmocka_unit_test(test_catch_refused),
-        cmocka_unit_test(test_delays),       cmocka_unit_test(test_wait),
+        cmocka_unit_test(test_told),          cmocka_unit_test(test_told_of_answer),
+        cmocka_unit_test(test_told_too_deep), cmocka_unit_test(test_catch_over),
+        cmocka_unit_test(test_activations),   cmocka_unit_test(test_parallel),
+        cmocka_unit_test(test_map_hands_on),  cmocka_unit_test(test_map_end),
+        cmocka_unit_test(test_retry),         cmocka_unit_test(test_catch),
+        cmocka_unit_test(test_catch_late),    cmocka_unit_test(test_catch_refused),
+        cmocka_unit_test(test_delays),        cmocka_unit_test(test_wait),
         cmocka_unit_test(test_task_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -32,11 +32,14 @@ static const char *word_of(const struct cloudevent *event)
 
 static int emit(struct firing *firing, const struct cloudevent *event, struct error *err)
 {
-    struct buffer *log = logged(firing);
     struct cloudevent_span item;
     struct item place;
-    (void)err;
+    struct json_value data = {
+        .text = event->attribute[CE_DATA].text, .len = event->attribute[CE_DATA].len, .type = JSON_OBJECT};
+    if (json_is_deeper(&data, JSON_DATA_DEPTH))
+        return error_set(err, ERROR_LIMIT, "too deep");
     item_of(event, &item);
+    struct buffer *log = logged(firing);
     buffer_printf(log, "%s %.*s", word_of(event), (int)event->attribute[CE_SUBJECT].len,
                   event->attribute[CE_SUBJECT].text);
     if (item_innermost(item.text, item.len, &place))
@@ -172,7 +175,11 @@ void asf_bed_tell(struct asf_bed *bed, const char *write)
     buffer_reset(&bed->log, SIZE_MAX);
     cloudevent_clear(&bed->event);
     assert_int_equal(json_scan(write, strlen(write), &value, NULL), 0);
-    if (bed->trigger->condition->write(bed->trigger->state, &value) & CONDITION_HOLDS)
+    unsigned outcome = bed->trigger->condition->write(bed->trigger->state, &value);
+    if (outcome & CONDITION_REFUSES)
+        buffer_printf(logged(&bed->firing), "refused %s",
+                      bed->trigger->condition->why_refused(bed->trigger->state));
+    if (outcome & CONDITION_HOLDS)
         fire(bed, &bed->event);
 }
 

@@ -239,11 +239,15 @@ static int apply_answer(struct asf *a, const struct answer *answer)
         json_unescape(&value, &a->item);
         asf_must(&a->item);
     }
-    if (!json_member(&entry, "state", &document) || !json_member(&entry, "input", &input))
-        return 0;
     BUFFER_AUTO name = BUFFER_INIT;
     if (json_member(&entry, "task", &value) && value.type == JSON_STRING)
         json_unescape(&value, &name);
+    if (answer_is_over(&entry, &a->error)) {
+        asf_blame(a, buffer_text(&name), NULL);
+        return -1;
+    }
+    if (!json_member(&entry, "state", &document) || !json_member(&entry, "input", &input))
+        return 0;
     int r = asf_leave_written(a, buffer_text(&name), &document, &input, &result);
     if (r < 0)
         asf_blame(a, buffer_text(&name), &input);
@@ -311,13 +315,17 @@ static unsigned evaluate_condition(void *state, const struct cloudevent *event)
 
 /* --- writes --- */
 
+unsigned asf_refuse_write(struct asf *a)
+{
+    if (a->error.code == ERROR_MEMORY)
+        abort(); /* the answer could not be understood when it comes: start again, with more memory */
+    return CONDITION_REFUSES;
+}
+
 unsigned asf_write_answer(struct asf *a, const struct json_value *write)
 {
-    struct error err;
-    int r = answers_write(&a->answers, write, &err);
-    if (r < 0)
-        abort(); /* the answer could not be understood when it comes: start again, with more memory */
-    return r ? CONDITION_CHANGED : 0;
+    int r = answers_write(&a->answers, write, &a->error);
+    return r < 0 ? asf_refuse_write(a) : r ? CONDITION_CHANGED : 0;
 }
 
 static unsigned write_condition(void *state, const struct json_value *write)

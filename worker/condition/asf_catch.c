@@ -218,6 +218,7 @@ static bool take_attempt(struct catching *c, const struct cloudevent *event)
     }
     asf_must(&a->item);
     asf_must(&a->raw);
+    answer_is_over(&entry, &a->error);
     return true;
 }
 
@@ -275,6 +276,8 @@ static unsigned evaluate(void *state, const struct cloudevent *event)
     asf_must(&c->verdict.failure.cause);
     bool taken = take_attempt(c, event);
     bool ours = failure_is_ours(event);
+    if (taken && a->error.code != ERROR_NONE) /* its input is not known */
+        return asf_refuse(a, CONDITION_CHANGED);
     if (!taken && ours && json_member(&data, "Attempt", &value))
         return 0;
     if (!taken && !ours) {
@@ -300,12 +303,10 @@ static unsigned write_attempt(void *state, const struct json_value *write)
 {
     struct catching *c = state;
     struct json_value entry;
-    struct error err;
     if (!json_member(write, "attempt", &entry))
         return 0;
-    if (answers_add(&c->asf.answers, &entry, &err) < 0)
-        abort(); /* see asf_write_answer() */
-    return CONDITION_CHANGED;
+    return answers_add(&c->asf.answers, &entry, &c->asf.error) < 0 ? asf_refuse_write(&c->asf)
+                                                                   : CONDITION_CHANGED;
 }
 
 static const char *const members[] = {"answers", "tries", NULL};

@@ -94,9 +94,11 @@ int asf_fail(struct firing *firing, const char *type, const char *name, const st
         event.extension[0].value = *item;
         event.n_extensions = 1;
     }
-    if (firing_emit(firing, &event, &err) < 0)
+    if (firing_emit(firing, &event, &err) == 0)
+        return 1;
+    if (err.code == ERROR_MEMORY)
         abort(); /* see asf_must() */
-    return 1;
+    return 0;    /* its input is nested too deep to be told: a dead letter says that the state has failed */
 }
 
 int asf_refused(void *state, struct firing *firing)

@@ -90,5 +90,7 @@ void asf_blame(struct asf *asf, const char *name, const struct json_value *input
 /* condition_type.refused, .activations */
 int asf_refused(void *state, struct firing *firing);
 int asf_activations(const struct json_value *context, condition_add add, void *data, struct error *err);
+/* Outcome: asf->error says why a write cannot be taken. Ends the worker when memory ran out. */
+unsigned asf_refuse_write(struct asf *asf);
 /* A write of a task's firing. */
 unsigned asf_write_answer(struct asf *asf, const struct json_value *write);

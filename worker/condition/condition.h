@@ -20,7 +20,7 @@ struct permits;
 enum {
     CONDITION_HOLDS = 1,
     CONDITION_CHANGED = 2,
-    CONDITION_REFUSES = 4 /* evaluate only: nothing was changed; the event becomes a dead letter (refusal) */
+    CONDITION_REFUSES = 4 /* nothing was changed; the event, or the write, becomes a dead letter (refusal) */
 };
 
 typedef int (*condition_add)(void *data, const char *type, const char *subject, size_t subject_len,

@@ -319,6 +319,12 @@ static bool tell_refused(struct shard *s, struct trigger *t, const struct cloude
     return t->condition->refused(t->state, &firing.firing) > 0;
 }
 
+static void refuse(struct shard *s, struct trigger *t, struct record_event *r, const struct cloudevent *event)
+{
+    const struct condition_type *c = t->condition;
+    dead_letter(s, r, event, "condition_failed", c->why_refused ? c->why_refused(t->state) : c->refusal, t);
+}
+
 static void evaluate(struct shard *s, struct trigger *t, struct record_event *r,
                      const struct cloudevent *event)
 {
@@ -334,9 +340,7 @@ static void evaluate(struct shard *s, struct trigger *t, struct record_event *r,
     unsigned outcome = t->condition->evaluate(t->state, event);
     bool refused = (outcome & CONDITION_REFUSES) && !tell_refused(s, t, event);
     if (refused)
-        dead_letter(s, r, event, "condition_failed",
-                    t->condition->why_refused ? t->condition->why_refused(t->state) : t->condition->refusal,
-                    t);
+        refuse(s, t, r, event);
     if (outcome & CONDITION_CHANGED)
         mark_changed(s, t);
     bool holds = outcome & CONDITION_HOLDS;
@@ -499,6 +503,8 @@ static void apply(struct shard *s, struct trigger *t, struct record_event *r, st
     if (again.type != JSON_ABSENT)
         shard_mark_dirty(s, t);
     unsigned outcome = t->condition->write(t->state, &write);
+    if (outcome & CONDITION_REFUSES)
+        refuse(s, t, r, carrier);
     if (outcome & CONDITION_CHANGED)
         mark_changed(s, t);
     crash_point("write_applied");

@@ -32,11 +32,17 @@ static int hash_member(const struct json_value *entry, const char *name, uint64_
     return text.failed ? no_memory(err) : 0;
 }
 
+/* Documents may have half of the bytes, who is waited for all of them. */
+static bool has_room(const struct answers *answers, size_t len, bool document)
+{
+    return answers->bytes + len <= (document ? ANSWERS_MAX_BYTES : 2 * (size_t)ANSWERS_MAX_BYTES);
+}
+
 static int make_room(struct answers *answers, size_t len, struct error *err)
 {
-    if (answers->bytes + len > ANSWERS_MAX_BYTES)
-        return error_set(err, ERROR_LIMIT, "the tasks under way would need more than %u bytes",
-                         ANSWERS_MAX_BYTES);
+    if (!has_room(answers, len, false))
+        return error_set(err, ERROR_LIMIT, "the tasks under way need more than %zu bytes",
+                         2 * (size_t)ANSWERS_MAX_BYTES);
     if (answers->n < answers->cap)
         return 0;
     size_t cap = answers->cap ? answers->cap * 2 : 4;
@@ -72,10 +78,48 @@ static bool is_entry(const struct json_value *entry)
     return entry->type == JSON_OBJECT && json_member(entry, "task", &task) && task.type == JSON_STRING;
 }
 
+/* Without its documents. */
+static int add_short(struct answers *answers, const struct json_value *entry, struct error *err)
+{
+    static const char *const kept[] = {"task", "key", "item"};
+    struct json_value value;
+    size_t len;
+    BUFFER_AUTO text = BUFFER_INIT;
+    buffer_append_text(&text, "{\"" ANSWER_OVER "\":true");
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        if (json_member(entry, kept[i], &value)) {
+            const char *raw = json_raw(&value, &len);
+            buffer_printf(&text, ",\"%s\":", kept[i]);
+            buffer_append(&text, raw, len);
+        }
+    buffer_append_char(&text, '}');
+    if (text.failed || json_scan(text.data, text.len, &value, err) < 0)
+        return no_memory(err);
+    return add(answers, &value, err);
+}
+
 int answers_add(struct answers *answers, const struct json_value *entry, struct error *err)
 {
-    return is_entry(entry) ? add(answers, entry, err)
-                           : error_set(err, ERROR_INVALID, "an answer without a task");
+    size_t len;
+    struct json_value input;
+    if (!is_entry(entry))
+        return error_set(err, ERROR_INVALID, "an answer without a task");
+    json_raw(entry, &len);
+    bool document = json_member(entry, "input", &input);
+    return has_room(answers, len, document) || !document ? add(answers, entry, err)
+                                                         : add_short(answers, entry, err);
+}
+
+bool answer_is_over(const struct json_value *entry, struct error *err)
+{
+    struct json_value over;
+    if (!json_member(entry, ANSWER_OVER, &over) || over.type != JSON_TRUE)
+        return false;
+    error_set(err, ERROR_LIMIT,
+              "States.DataLimitExceeded: when it was started, the inputs of the tasks under way needed more "
+              "than %u bytes",
+              ANSWERS_MAX_BYTES);
+    return true;
 }
 
 int answers_load(struct answers *answers, const struct json_value *context, struct error *err)
@@ -141,7 +185,7 @@ int answers_write(struct answers *answers, const struct json_value *write, struc
 {
     struct json_value value;
     if (json_member(write, "awaits", &value) && is_entry(&value))
-        return add(answers, &value, err) < 0 ? -1 : 1;
+        return answers_add(answers, &value, err) < 0 ? -1 : 1;
     if (!json_member(write, "forget", &value) || value.type != JSON_STRING || value.escaped)
         return 0;
     answers_forget(answers, hash(value.text, value.len));

@@ -4,7 +4,10 @@
  * the function. An answer finds its entry by the idempotency key, when the function gives it back, else by
  * its iteration, else the task's oldest entry is taken: then results are in the order of arrival.
  *
- * In the trigger's context: "answers":[{"task","key","item"?,"input"?,"state"?}]. Thread: one at a time. */
+ * In the trigger's context: "answers":[{"task","key","item"?,"input"?,"state"?}]. Inputs and states may have
+ * ANSWERS_MAX_BYTES. What is written beyond that is kept without them, as {"over":true,"task","key","item"?}:
+ * the state fails when its answer comes. Those may have as much again; then the write is refused. Thread: one
+ * at a time. */
 #pragma once
 
 #include <stdbool.h>
@@ -17,6 +20,7 @@ struct error;
 struct json_value;
 
 #define ANSWERS_MAX_BYTES (64u << 20)
+#define ANSWER_OVER "over"
 
 struct answer {
     char *text; /* the entry's JSON */
@@ -42,6 +46,8 @@ void answers_store(const struct answers *answers, struct buffer *out);
 int answers_write(struct answers *answers, const struct json_value *write, struct error *err);
 /* Adds an entry. Errors: ERROR_INVALID (it is none), ERROR_LIMIT, ERROR_MEMORY. */
 int answers_add(struct answers *answers, const struct json_value *entry, struct error *err);
+/* Whether an entry was kept without what its answer is to be understood by; err says why then. */
+bool answer_is_over(const struct json_value *entry, struct error *err);
 /* Drops the entry with this key (its hash). */
 void answers_forget(struct answers *answers, uint64_t key);
 /* Appends a write. input: the state's; state: its document; NULL: none. */
