@@ -24,26 +24,29 @@ static struct json_value scan(const char *text)
 static void test_names(void **state)
 {
     (void)state;
-    static const char *const secret[] = {"password",
-                                         "Password",
-                                         "db_password",
-                                         "api_key",
-                                         "apiKey",
-                                         "X-API-Key",
-                                         "Authorization",
-                                         "Proxy-Authorization",
-                                         "token",
-                                         "access_token",
-                                         "secret",
-                                         "secret_access_key",
-                                         "client-secret",
-                                         "Cookie",
-                                         "Set-Cookie",
-                                         "auth",
-                                         "X-Amz-Security-Token",
-                                         "aws_credentials",
-                                         "pwd",
-                                         "access_key_id"};
+    static const char *const secret[] = {
+        "password",
+        "Password",
+        "db_password",
+        "api_key",
+        "apiKey",
+        "X-API-Key",
+        "Authorization",
+        "Proxy-Authorization",
+        "token",
+        "access_token",
+        "secret",
+        "secret_access_key",
+        "client-secret",
+        "Cookie",
+        "Set-Cookie",
+        "auth",
+        "X-Amz-Security-Token",
+        "aws_credentials",
+        "pwd",
+        "access_key_id",
+        "a_name_that_is_so_long_that_only_its_beginning_may_be_looked_at_if_at_all_"
+        "and_then_of_a_password_or_something_like_that"};
     static const char *const open[] = {
         "url",        "method",       "key",    "Idempotency-Key", "triggerflowkey",
         "max_tokens", "Content-Type", "author", "subject",         "",
@@ -68,6 +71,7 @@ static void test_urls(void **state)
         {"https://h?key=x", "https://h?key=(redacted)"},
         {"https://h/?code=x;a", "https://h/?code=(redacted);a"},
         {"https://h/#access_token=x", "https://h/#access_token=(redacted)"},
+        {"https://h/?pass%77ord=x&%6bey=y&p%=z", "https://h/?pass%77ord=(redacted)&%6bey=(redacted)&p%=z"},
         {"http://h/a@b?x=@", "http://h/a@b?x=@"},
         {"amqp://user:pass@host", "amqp://(redacted)@host"},
         {"", ""},
@@ -99,6 +103,8 @@ static void test_documents(void **state)
          "[\"http://(redacted)@h/?a=1\",\"see http://(redacted)@h/ there\"]"},
         {"{\"event\":{\"data\":{\"token\":\"t\"}},\"data\":{\"token\":\"t\"}}",
          "{\"event\":{\"data\":{\"token\":\"t\"}},\"data\":{\"token\":\"(redacted)\"}}"},
+        {"{\"pass\\u0077ord\":\"x\",\"\\u0061pi_key\":[7],\"\\u0061\":\"y\"}",
+         "{\"pass\\u0077ord\":\"(redacted)\",\"\\u0061pi_key\":[\"(redacted)\"],\"\\u0061\":\"y\"}"},
         {"\"\\u0000http\"", "\"\\u0000http\""},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -130,6 +136,7 @@ static void test_put_back(void **state)
         const char *redacted, *whole;
     } rows[] = {
         {"{\"body\":{\"api_key\":\"(redacted)\",\"x\":1}}", "{\"body\":{\"api_key\":\"user:pass\",\"x\":1}}"},
+        {"{\"body\":{\"ap\\u0069_key\":\"(redacted)\"}}", "{\"body\":{\"ap\\u0069_key\":\"user:pass\"}}"},
         {"{\"url\":\"http://(redacted)@h/?token=(redacted)&a=1\"}",
          "{\"url\":\"http://u:p@h/?token=t&a=1\"}"},
         {"[{\"password\":\"(redacted)\"},{\"secret_access_key\":\"(redacted)\"},{\"pin_token\":\"(redacted)"

@@ -87,12 +87,10 @@ static int intend(struct firing *firing, const struct action_type *action, const
         buffer_append_char(out, ':');
         if (json_equals(&name, "event_source", 12))
             append_target(&value, out);
-        else if (value.type == JSON_STRING && redact_is_secret(name.text, name.len))
-            buffer_append_text(out, "\"" REDACTED "\"");
         else if (json_equals(&name, "event", 5))
             append_raw(&value, out);
         else
-            redact_json(&value, NULL, out);
+            redact_member(&name, &value, out);
     }
     if (elements) {
         buffer_append_text(out, out->len > start ? ",\"elements\":" : "\"elements\":");

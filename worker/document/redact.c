@@ -27,27 +27,69 @@ static bool listed(const char *const *list, size_t n, const char *name)
 
 #define LISTED(list, name) listed((list), sizeof(list) / sizeof *(list), (name))
 
+#define LONGEST_PART 13
+
+static bool has_secret_part(const char *plain)
+{
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (strstr(plain, parts[i]))
+            return true;
+    return false;
+}
+
 bool redact_is_secret(const char *name, size_t len)
 {
     char plain[64];
     size_t n = 0;
-    for (size_t i = 0; i < len && n < sizeof plain - 1; i++)
-        if (isalnum((unsigned char)name[i]))
-            plain[n++] = (char)tolower((unsigned char)name[i]);
+    bool whole = true;
+    for (size_t i = 0; i < len; i++) {
+        if (!isalnum((unsigned char)name[i]))
+            continue;
+        if (n == sizeof plain - 1) {
+            plain[n] = '\0';
+            if (has_secret_part(plain))
+                return true;
+            memmove(plain, plain + n - LONGEST_PART, LONGEST_PART);
+            n = LONGEST_PART;
+            whole = false;
+        }
+        plain[n++] = (char)tolower((unsigned char)name[i]);
+    }
     plain[n] = '\0';
-    if (LISTED(harmless, plain))
-        return false;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (strstr(plain, parts[i]))
-            return true;
-    return LISTED(names, plain);
+    if (!whole)
+        return has_secret_part(plain);
+    return !LISTED(harmless, plain) && (has_secret_part(plain) || LISTED(names, plain));
 }
 
-/* Of a query, where a bare key is one to a service. */
+bool redact_names_secret(const struct json_value *name)
+{
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (!name->escaped)
+        return redact_is_secret(name->text, name->len);
+    json_unescape(name, &text);
+    return text.failed || redact_is_secret(buffer_text(&text), text.len);
+}
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9'                     ? c - '0'
+           : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10
+                                                    : -1;
+}
+
+/* Of a query, where a bare key is one to a service; percent-encoded. */
 static bool is_secret_parameter(const char *name, size_t len)
 {
-    return redact_is_secret(name, len) || (len == 3 && !strncasecmp(name, "key", 3)) ||
-           (len == 4 && !strncasecmp(name, "code", 4));
+    BUFFER_AUTO text = BUFFER_INIT;
+    for (size_t i = 0; i < len; i++) {
+        bool coded =
+            name[i] == '%' && len - i > 2 && hex_digit(name[i + 1]) >= 0 && hex_digit(name[i + 2]) >= 0;
+        buffer_append_char(&text,
+                           coded ? (char)(hex_digit(name[i + 1]) * 16 + hex_digit(name[i + 2])) : name[i]);
+        i += coded ? 2 : 0;
+    }
+    return text.failed || redact_is_secret(buffer_text(&text), text.len) ||
+           !strcasecmp(buffer_text(&text), "key") || !strcasecmp(buffer_text(&text), "code");
 }
 
 /* {"file"|"env"|"global": text} and nothing else. */
@@ -147,7 +189,7 @@ static void append_member(const struct json_value *name, const struct json_value
         append_raw(value, out);
         return;
     }
-    append_value(value, but, secret || redact_is_secret(name->text, name->len), out);
+    append_value(value, but, secret || redact_names_secret(name), out);
 }
 
 /* secret: it belongs to one. */
@@ -187,4 +229,9 @@ static void append_value(const struct json_value *value, const char *but, bool s
 void redact_json(const struct json_value *value, const char *but, struct buffer *out)
 {
     append_value(value, but, false, out);
+}
+
+void redact_member(const struct json_value *name, const struct json_value *value, struct buffer *out)
+{
+    append_value(value, NULL, redact_names_secret(name), out);
 }

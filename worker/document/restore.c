@@ -25,6 +25,17 @@ bool restore_is_needed(const struct json_value *value)
     return false;
 }
 
+static bool same_text(const struct json_value *a, const struct json_value *b)
+{
+    BUFFER_AUTO text = BUFFER_INIT;
+    if (a->type != JSON_STRING || b->type != JSON_STRING)
+        return false;
+    if (!b->escaped)
+        return json_equals(a, b->text, b->len);
+    json_unescape(b, &text);
+    return !text.failed && json_equals(a, buffer_text(&text), text.len);
+}
+
 /* What a redacted value is looked for by, and what was found. */
 struct search {
     const struct json_value *name; /* of its member */
@@ -46,9 +57,7 @@ static bool fits(const struct search *s, const struct json_value *name, const st
     if (is_redacted(value))
         return false;
     if (s->whole)
-        return (value->type == JSON_STRING || value->type == JSON_NUMBER) && name->type == JSON_STRING &&
-               s->name->type == JSON_STRING && name->len == s->name->len &&
-               !memcmp(name->text, s->name->text, name->len);
+        return (value->type == JSON_STRING || value->type == JSON_NUMBER) && same_text(name, s->name);
     if (value->type != JSON_STRING)
         return false;
     redact_json(value, NULL, &redacted);
