@@ -133,15 +133,15 @@ static void test_refused(void **state)
         {"{\"amqp_url\":[\"hush\"],\"queue\":\"q\"}", "amqp_url is not a string"},
         {"{\"amqp_url\":\"amqp://u:hush\\u0000@h\",\"queue\":\"q\"}", "amqp_url is not free of NUL"},
         {"{\"amqp_url\":\"amqp://h\"}", "queue is missing"},
-        {"{\"amqp_url\":\"amqp://h\",\"queue\":\"\"}", "queue is not a text of 1 to 255"},
-        {"{\"amqp_url\":\"amqp://h\",\"queue\":7}", "queue is 7"},
+        {"{\"amqp_url\":\"amqp://h\",\"queue\":\"\"}", "queue is empty"},
+        {"{\"amqp_url\":\"amqp://h\",\"queue\":{}}", "queue is {}"},
         {"{\"amqp_url\":\"amqp://h\",\"queue\":\"q\",\"tls_ca\":\"f\"}", "tls_ca needs"},
         {"{\"amqp_url\":\"amqps://h\",\"queue\":\"q\",\"tls_cert\":\"f\"}", "tls_key is missing"},
         {"{\"amqp_url\":\"amqps://h\",\"queue\":\"q\",\"tls_key\":\"f\"}", "tls_cert is missing"},
         {"{\"amqp_url\":\"amqps://h\",\"queue\":\"q\",\"tls_verify\":\"no\"}", "tls_verify is \"no\""},
         {"{\"amqp_url\":\"amqp://h\",\"queue\":\"q\",\"prefetch\":0}", "prefetch is 0"},
         {"{\"amqp_url\":\"amqp://h\",\"queue\":\"q\",\"prefetch\":65536}", "prefetch is 65536"},
-        {"{\"amqp_url\":\"amqp://h\",\"queue\":\"q\",\"prefetch\":\"9\"}", "prefetch is \"9\""},
+        {"{\"amqp_url\":\"amqp://h\",\"queue\":\"q\",\"prefetch\":\"9x\"}", "prefetch is \"9x\""},
     };
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

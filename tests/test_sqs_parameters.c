@@ -98,7 +98,7 @@ static void test_refused(void **state)
         "{}",
         "{\"region\":\"r\"}",
         "{\"queue\":\"\",\"region\":\"r\"}",
-        "{\"queue\":5,\"region\":\"r\"}",
+        "{\"queue\":[5],\"region\":\"r\"}",
         "{\"queue\":\"a b\",\"region\":\"r\"}",
         "{\"queue\":\".fifo\",\"region\":\"r\"}",
         "{\"queue\":\"arn:aws:sns:r:1:q\"}",

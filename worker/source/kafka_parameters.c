@@ -8,9 +8,9 @@
 #include "common/buffer.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "worker/source/parameter.h"
 
 #define MAX_PROPERTIES 200
-#define SHOWN 80 /* bytes of a value, in errors */
 
 const char *const kafka_parameters_known[] = {"broker_list", "topic",      "auth_mode", "username",
                                               "password",    "tls",        "tls_ca",    "tls_cert",
@@ -96,58 +96,6 @@ static bool is_secret(const char *name)
 
 /* --- reading --- */
 
-static int wrong(const char *name, const struct json_value *value, const char *wanted, struct error *err)
-{
-    size_t len;
-    const char *raw = json_raw(value, &len);
-    if (!strcmp(name, "password"))
-        return error_set(err, ERROR_INVALID, "parameter password is not %s", wanted);
-    return error_set(err, ERROR_INVALID, "parameter %s is %.*s, not %s", name,
-                     (int)(len < SHOWN ? len : SHOWN), raw, wanted);
-}
-
-static char *copy_text(const struct json_value *value)
-{
-    BUFFER_AUTO text = BUFFER_INIT;
-    if (value->type == JSON_STRING)
-        json_unescape(value, &text);
-    else
-        buffer_append(&text, value->text, value->len);
-    if (text.failed)
-        return NULL;
-    return strndup(buffer_text(&text), text.len);
-}
-
-static bool has_nul(const struct json_value *value)
-{
-    BUFFER_AUTO text = BUFFER_INIT;
-    if (value->type == JSON_STRING)
-        json_unescape(value, &text);
-    return text.len && memchr(text.data, '\0', text.len);
-}
-
-/* Absent and null are the fallback; NULL as fallback: the parameter is needed, and not empty. A number stands
- * for its text. */
-static int read_text(const struct json_value *json, const char *name, const char *fallback, char **ret_text,
-                     struct error *err)
-{
-    struct json_value value;
-    if (!json_member(json, name, &value) || value.type == JSON_NULL) {
-        if (!fallback)
-            return error_set(err, ERROR_INVALID, "parameter %s is missing", name);
-        *ret_text = strdup(fallback);
-    } else if (value.type != JSON_STRING && value.type != JSON_NUMBER) {
-        return wrong(name, &value, "a string", err);
-    } else if (has_nul(&value)) {
-        return wrong(name, &value, "free of NUL characters", err);
-    } else if (!fallback && !value.len) {
-        return error_set(err, ERROR_INVALID, "parameter %s is empty", name);
-    } else {
-        *ret_text = copy_text(&value);
-    }
-    return *ret_text ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
-}
-
 static bool is_port(const char *text, size_t len)
 {
     unsigned port = 0;
@@ -179,8 +127,8 @@ static int append_broker(const struct json_value *value, struct buffer *list, st
 {
     BUFFER_AUTO text = BUFFER_INIT;
     char *rest = NULL, *one;
-    if (value->type != JSON_STRING || !value->len || has_nul(value))
-        return wrong("broker_list", value, "host:port", err);
+    if (value->type != JSON_STRING || !value->len || parameter_has_nul(value))
+        return parameter_wrong("broker_list", value, "host:port", err);
     json_unescape(value, &text);
     buffer_append_char(&text, '\0');
     if (text.failed)
@@ -189,7 +137,7 @@ static int append_broker(const struct json_value *value, struct buffer *list, st
         if (!is_broker(one, strlen(one)))
             return error_set(err, ERROR_INVALID,
                              "parameter broker_list: \"%.*s\" is not host:port, with a port from 1 to 65535",
-                             SHOWN, one);
+                             PARAMETER_SHOWN, one);
         if (list->len)
             buffer_append_char(list, ',');
         buffer_append_text(list, one);
@@ -208,7 +156,7 @@ static int read_brokers(const struct json_value *json, char **ret_list, struct e
         if (append_broker(&value, &list, err) < 0)
             return -1;
     } else if (value.type != JSON_ARRAY) {
-        return wrong("broker_list", &value, "an array of host:port", err);
+        return parameter_wrong("broker_list", &value, "an array of host:port", err);
     } else {
         json_iter_init(&iter, &value);
         while (json_next(&iter, &name, &element))
@@ -228,7 +176,7 @@ static int read_auth(const struct json_value *json, struct kafka_parameters *p, 
     static const char *const mechanisms[] = {"", "PLAIN", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"};
     char *mode = NULL;
     size_t i = 0;
-    if (read_text(json, "auth_mode", "NONE", &mode, err) < 0)
+    if (parameter_text(json, "auth_mode", "NONE", &mode, err) < 0)
         return -1;
     while (i < sizeof modes / sizeof modes[0] && strcmp(modes[i], mode) != 0)
         i++;
@@ -236,7 +184,8 @@ static int read_auth(const struct json_value *json, struct kafka_parameters *p, 
     if (i == sizeof modes / sizeof modes[0]) {
         struct json_value value;
         json_member(json, "auth_mode", &value);
-        return wrong("auth_mode", &value, "NONE, SASL_PLAINTEXT, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", err);
+        return parameter_wrong("auth_mode", &value,
+                               "NONE, SASL_PLAINTEXT, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", err);
     }
     p->tls = i > 0;
     p->mechanism = strdup(mechanisms[i]);
@@ -251,15 +200,10 @@ static int read_auth(const struct json_value *json, struct kafka_parameters *p, 
 
 static int read_tls(const struct json_value *json, struct kafka_parameters *p, struct error *err)
 {
-    struct json_value value;
-    if (json_member(json, "tls", &value) && value.type != JSON_NULL) {
-        if (value.type != JSON_TRUE && value.type != JSON_FALSE)
-            return wrong("tls", &value, "true or false", err);
-        p->tls = value.type == JSON_TRUE;
-    }
-    if (read_text(json, "tls_ca", "", &p->tls_ca, err) < 0 ||
-        read_text(json, "tls_cert", "", &p->tls_cert, err) < 0 ||
-        read_text(json, "tls_key", "", &p->tls_key, err) < 0)
+    if (parameter_bool(json, "tls", p->tls, &p->tls, err) < 0 ||
+        parameter_text(json, "tls_ca", "", &p->tls_ca, err) < 0 ||
+        parameter_text(json, "tls_cert", "", &p->tls_cert, err) < 0 ||
+        parameter_text(json, "tls_key", "", &p->tls_key, err) < 0)
         return -1;
     if (!p->tls && (p->tls_ca[0] || p->tls_cert[0] || p->tls_key[0]))
         return error_set(err, ERROR_INVALID, "parameter %s is given without tls",
@@ -278,19 +222,20 @@ static int read_property(const struct json_value *name, const struct json_value 
     const char *why;
     size_t len;
     const char *raw = json_raw(value, &len);
-    char *text = has_nul(name) ? NULL : copy_text(name);
+    char *text = parameter_has_nul(name) ? NULL : parameter_copy(name);
     if (!text)
         return error_set(err, ERROR_INVALID, "parameter properties: a name with a NUL character");
     p->properties[2 * p->n_properties++] = text;
     if ((why = refusal(text)))
-        return error_set(err, ERROR_INVALID, "parameter properties: %.*s cannot be set: %s", SHOWN, text,
-                         why);
+        return error_set(err, ERROR_INVALID, "parameter properties: %.*s cannot be set: %s", PARAMETER_SHOWN,
+                         text, why);
     if (value->type == JSON_ABSENT || value->type == JSON_NULL || value->type == JSON_ARRAY ||
-        value->type == JSON_OBJECT || has_nul(value))
-        return error_set(err, ERROR_INVALID, "parameter properties: %.*s is %.*s, not a text", SHOWN, text,
-                         is_secret(text) ? 9 : (int)(len < SHOWN ? len : SHOWN),
+        value->type == JSON_OBJECT || parameter_has_nul(value))
+        return error_set(err, ERROR_INVALID, "parameter properties: %.*s is %.*s, not a text",
+                         PARAMETER_SHOWN, text,
+                         is_secret(text) ? 9 : (int)(len < PARAMETER_SHOWN ? len : PARAMETER_SHOWN),
                          is_secret(text) ? "something" : raw);
-    p->properties[2 * p->n_properties - 1] = copy_text(value);
+    p->properties[2 * p->n_properties - 1] = parameter_copy(value);
     return p->properties[2 * p->n_properties - 1] ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
 }
 
@@ -301,7 +246,7 @@ static int read_properties(const struct json_value *json, struct kafka_parameter
     if (!json_member(json, "properties", &object) || object.type == JSON_NULL)
         return 0;
     if (object.type != JSON_OBJECT)
-        return wrong("properties", &object, "an object", err);
+        return parameter_wrong("properties", &object, "an object", err);
     p->properties = calloc(2 * MAX_PROPERTIES, sizeof *p->properties);
     if (!p->properties)
         return error_set(err, ERROR_MEMORY, "out of memory");
@@ -338,7 +283,7 @@ static int check_topic(const char *topic, struct error *err)
             err, ERROR_INVALID,
             "parameter topic is \"%.*s\", not a name of at most 249 letters, digits, '.', '_' and "
             "'-'",
-            SHOWN, topic);
+            PARAMETER_SHOWN, topic);
     return 0;
 }
 
@@ -346,9 +291,10 @@ int kafka_parameters_read(const struct json_value *json, struct kafka_parameters
                           struct error *err)
 {
     struct kafka_parameters p = {0};
-    if (read_brokers(json, &p.broker_list, err) < 0 || read_text(json, "topic", NULL, &p.topic, err) < 0 ||
-        check_topic(p.topic, err) < 0 || read_text(json, "username", "", &p.username, err) < 0 ||
-        read_text(json, "password", "", &p.password, err) < 0 || read_auth(json, &p, err) < 0 ||
+    if (read_brokers(json, &p.broker_list, err) < 0 ||
+        parameter_text(json, "topic", NULL, &p.topic, err) < 0 || check_topic(p.topic, err) < 0 ||
+        parameter_text(json, "username", "", &p.username, err) < 0 ||
+        parameter_text(json, "password", "", &p.password, err) < 0 || read_auth(json, &p, err) < 0 ||
         read_tls(json, &p, err) < 0 || read_properties(json, &p, err) < 0 || try_properties(&p, err) < 0) {
         kafka_parameters_done(&p);
         return -1;
@@ -384,12 +330,14 @@ static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struc
         return 0;
     /* An unknown name may be a slip for one whose value is secret. */
     if (result == RD_KAFKA_CONF_UNKNOWN)
-        return error_set(err, ERROR_INVALID, "parameter properties: librdkafka has no \"%.*s\"", SHOWN, name);
+        return error_set(err, ERROR_INVALID, "parameter properties: librdkafka has no \"%.*s\"",
+                         PARAMETER_SHOWN, name);
     if (is_secret(name))
-        return error_set(err, ERROR_INVALID, "parameter properties: %.*s has a wrong value", SHOWN, name);
+        return error_set(err, ERROR_INVALID, "parameter properties: %.*s has a wrong value", PARAMETER_SHOWN,
+                         name);
     why[strcspn(why, "\n")] = '\0';
-    return error_set(err, ERROR_INVALID, "parameter properties: %.*s is %.*s: %s", SHOWN, name, SHOWN, value,
-                     why);
+    return error_set(err, ERROR_INVALID, "parameter properties: %.*s is %.*s: %s", PARAMETER_SHOWN, name,
+                     PARAMETER_SHOWN, value, why);
 }
 
 static int set_all(rd_kafka_conf_t *conf, const char *const settings[][2], size_t n, struct error *err)

@@ -3,9 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/buffer.h"
 #include "common/error.h"
-#include "common/json.h"
+#include "worker/source/parameter.h"
 
 #define SHORT_TEXT 255 /* bytes of an AMQP short string */
 #define HEARTBEAT_MAX 65535
@@ -14,37 +13,6 @@
 
 const char *const rabbitmq_parameters_known[] = {"amqp_url", "queue",      "tls_ca",   "tls_cert",
                                                  "tls_key",  "tls_verify", "prefetch", NULL};
-
-static int wrong(const char *name, const struct json_value *value, const char *wanted, struct error *err)
-{
-    size_t len;
-    const char *raw = json_raw(value, &len);
-    if (!strcmp(name, "amqp_url"))
-        return error_set(err, ERROR_INVALID, "parameter amqp_url is not %s", wanted);
-    return error_set(err, ERROR_INVALID, "parameter %s is %.*s, not %s", name, (int)(len < 80 ? len : 80),
-                     raw, wanted);
-}
-
-/* Absent and null are the fallback; NULL as fallback: the parameter is needed. */
-static int read_text(const struct json_value *json, const char *name, const char *fallback, char **ret_text,
-                     struct error *err)
-{
-    struct json_value value;
-    BUFFER_AUTO text = BUFFER_INIT;
-    if (!json_member(json, name, &value) || value.type == JSON_NULL) {
-        if (!fallback)
-            return error_set(err, ERROR_INVALID, "parameter %s is missing", name);
-        buffer_append_text(&text, fallback);
-    } else if (value.type == JSON_STRING) {
-        json_unescape(&value, &text);
-        if (memchr(buffer_text(&text), '\0', text.len))
-            return wrong(name, &value, "free of NUL characters", err);
-    } else {
-        return wrong(name, &value, "a string", err);
-    }
-    *ret_text = strdup(buffer_text(&text));
-    return *ret_text ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
-}
 
 /* --- the URL; nothing of it goes into a message --- */
 
@@ -200,30 +168,6 @@ static int set_default(char **text, const char *value, struct error *err)
 
 /* --- all of them --- */
 
-static int read_bool(const struct json_value *json, const char *name, bool fallback, bool *ret_flag,
-                     struct error *err)
-{
-    struct json_value value;
-    *ret_flag = fallback;
-    if (!json_member(json, name, &value) || value.type == JSON_NULL)
-        return 0;
-    if (value.type != JSON_TRUE && value.type != JSON_FALSE)
-        return wrong(name, &value, "true or false", err);
-    *ret_flag = value.type == JSON_TRUE;
-    return 0;
-}
-
-static int read_prefetch(const struct json_value *json, int *ret_prefetch, struct error *err)
-{
-    struct json_value value;
-    int64_t number = PREFETCH;
-    if (json_member(json, "prefetch", &value) && value.type != JSON_NULL &&
-        (value.type != JSON_NUMBER || !json_integer(&value, &number) || number < 1 || number > PREFETCH_MAX))
-        return wrong("prefetch", &value, "a number from 1 to 65535", err);
-    *ret_prefetch = (int)number;
-    return 0;
-}
-
 static int check(const struct rabbitmq_parameters *p, struct error *err)
 {
     if (!p->queue[0] || strlen(p->queue) > SHORT_TEXT)
@@ -244,15 +188,16 @@ int rabbitmq_parameters_read(const struct json_value *json, struct rabbitmq_para
 {
     struct rabbitmq_parameters p = {0};
     char *url = NULL;
-    if (read_text(json, "amqp_url", NULL, &url, err) < 0 || read_url(url, &p, err) < 0 ||
+    if (parameter_text(json, "amqp_url", NULL, &url, err) < 0 || read_url(url, &p, err) < 0 ||
         set_default(&p.user, "guest", err) < 0 || set_default(&p.password, "guest", err) < 0 ||
         set_default(&p.host, "localhost", err) < 0 || set_default(&p.vhost, "/", err) < 0 ||
-        read_text(json, "queue", NULL, &p.queue, err) < 0 ||
-        read_text(json, "tls_ca", "", &p.tls_ca, err) < 0 ||
-        read_text(json, "tls_cert", "", &p.tls_cert, err) < 0 ||
-        read_text(json, "tls_key", "", &p.tls_key, err) < 0 ||
-        read_bool(json, "tls_verify", true, &p.tls_verify, err) < 0 ||
-        read_prefetch(json, &p.prefetch, err) < 0 || check(&p, err) < 0) {
+        parameter_text(json, "queue", NULL, &p.queue, err) < 0 ||
+        parameter_text(json, "tls_ca", "", &p.tls_ca, err) < 0 ||
+        parameter_text(json, "tls_cert", "", &p.tls_cert, err) < 0 ||
+        parameter_text(json, "tls_key", "", &p.tls_key, err) < 0 ||
+        parameter_bool(json, "tls_verify", true, &p.tls_verify, err) < 0 ||
+        parameter_number(json, "prefetch", PREFETCH, 1, PREFETCH_MAX, &p.prefetch, err) < 0 ||
+        check(&p, err) < 0) {
         free(url);
         rabbitmq_parameters_done(&p);
         return -1;

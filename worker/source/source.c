@@ -24,8 +24,9 @@
 #include "worker/router.h"
 #include "worker/shard/shard.h"
 #include "worker/shard/trigger.h"
-#include "worker/worker.h"
 #include "worker/shard/write.h"
+#include "worker/source/parameter.h"
+#include "worker/worker.h"
 
 extern const struct source_type source_internal;
 
@@ -44,26 +45,15 @@ struct definition {
     bool on_recreated_stop;
 };
 
-static int wrong(const char *name, const struct json_value *value, const char *wanted, struct error *err)
-{
-    size_t len;
-    const char *raw = json_raw(value, &len);
-    return error_set(err, ERROR_INVALID, "parameter %s is %.*s, not %s", name, (int)(len < 80 ? len : 80),
-                     raw, wanted);
-}
-
 static int read_common(const struct json_value *parameters, struct definition *d, struct error *err)
 {
     struct json_value value;
-    if (json_member(parameters, "consume", &value)) {
-        if (value.type != JSON_TRUE && value.type != JSON_FALSE)
-            return wrong("consume", &value, "true or false", err);
-        d->consume = value.type == JSON_TRUE;
-    }
+    if (parameter_bool(parameters, "consume", d->consume, &d->consume, err) < 0)
+        return -1;
     if (json_member(parameters, "on_recreated", &value)) {
         if (value.type != JSON_STRING ||
             (!json_equals(&value, "start", 5) && !json_equals(&value, "stop", 4)))
-            return wrong("on_recreated", &value, "\"start\" or \"stop\"", err);
+            return parameter_wrong("on_recreated", &value, "\"start\" or \"stop\"", err);
         d->on_recreated_stop = json_equals(&value, "stop", 4);
     }
     return 0;

@@ -5,9 +5,9 @@
 
 #include <curl/curl.h>
 
-#include "common/buffer.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "worker/source/parameter.h"
 
 #define NAME_MAX_BYTES 80 /* of a queue */
 #define SECRET_MAX 8192
@@ -16,26 +16,10 @@ const char *const sqs_parameters_known[] = {
     "access_key_id", "secret_access_key", "session_token",      "region", "queue", "endpoint", "tls_ca",
     "receives",      "wait_seconds",      "visibility_timeout", NULL};
 
-static bool is_secret(const char *name)
+static bool is_plain(const char *text)
 {
-    return !strcmp(name, "access_key_id") || !strcmp(name, "secret_access_key") ||
-           !strcmp(name, "session_token");
-}
-
-static int wrong(const char *name, const struct json_value *value, const char *wanted, struct error *err)
-{
-    size_t len;
-    const char *raw = json_raw(value, &len);
-    if (is_secret(name))
-        return error_set(err, ERROR_INVALID, "parameter %s is not %s", name, wanted);
-    return error_set(err, ERROR_INVALID, "parameter %s is %.*s, not %s", name, (int)(len < 80 ? len : 80),
-                     raw, wanted);
-}
-
-static bool is_plain(const struct buffer *text)
-{
-    for (size_t i = 0; i < text->len; i++)
-        if ((unsigned char)text->data[i] < ' ' || text->data[i] == 0x7f)
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7f)
             return false;
     return true;
 }
@@ -44,34 +28,14 @@ static bool is_plain(const struct buffer *text)
 static int read_text(const struct json_value *json, const char *name, char **ret_text, struct error *err)
 {
     struct json_value value;
-    BUFFER_AUTO text = BUFFER_INIT;
-    *ret_text = NULL;
-    if (!json_member(json, name, &value) || value.type == JSON_NULL)
-        return 0;
-    if (value.type != JSON_STRING)
-        return wrong(name, &value, "a string", err);
-    json_unescape(&value, &text);
-    if (!is_plain(&text) || text.len > SECRET_MAX)
-        return wrong(name, &value, "a text without control characters", err);
-    if (!text.len)
-        return 0;
-    *ret_text = strdup(buffer_text(&text));
-    return *ret_text ? 0 : error_set(err, ERROR_MEMORY, "out of memory");
-}
-
-static int read_number(const struct json_value *json, const char *name, int fallback, int min, int max,
-                       int *ret_number, struct error *err)
-{
-    struct json_value value;
-    int64_t number = fallback;
-    if (json_member(json, name, &value) && value.type != JSON_NULL &&
-        (value.type != JSON_NUMBER || !json_integer(&value, &number) || number < min || number > max)) {
-        size_t len;
-        const char *raw = json_raw(&value, &len);
-        return error_set(err, ERROR_INVALID, "parameter %s is %.*s, not a number from %d to %d", name,
-                         (int)(len < 80 ? len : 80), raw, min, max);
+    if (parameter_text(json, name, "", ret_text, err) < 0)
+        return -1;
+    if ((!is_plain(*ret_text) || strlen(*ret_text) > SECRET_MAX) && json_member(json, name, &value))
+        return parameter_wrong(name, &value, "a text without control characters", err);
+    if (!**ret_text) {
+        free(*ret_text);
+        *ret_text = NULL;
     }
-    *ret_number = (int)number;
     return 0;
 }
 
@@ -223,9 +187,9 @@ static int read_all(const struct json_value *json, struct sqs_parameters *p, str
         read_text(json, "region", &p->region, err) < 0 || read_text(json, "queue", &p->queue, err) < 0 ||
         read_text(json, "endpoint", &p->endpoint, err) < 0 ||
         read_text(json, "tls_ca", &p->tls_ca, err) < 0 ||
-        read_number(json, "receives", 8, 1, SQS_RECEIVES_MAX, &p->receives, err) < 0 ||
-        read_number(json, "wait_seconds", 20, 1, 20, &p->wait_seconds, err) < 0 ||
-        read_number(json, "visibility_timeout", 0, 1, 43200, &p->visibility_timeout, err) < 0)
+        parameter_number(json, "receives", 8, 1, SQS_RECEIVES_MAX, &p->receives, err) < 0 ||
+        parameter_number(json, "wait_seconds", 20, 1, 20, &p->wait_seconds, err) < 0 ||
+        parameter_number(json, "visibility_timeout", 0, 1, 43200, &p->visibility_timeout, err) < 0)
         return -1;
     if (check_endpoint(p, err) < 0 || read_queue(p, err) < 0 || read_region(p, err) < 0)
         return -1;
