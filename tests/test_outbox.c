@@ -213,6 +213,13 @@ uint64_t executor_pending(const struct executor *executor)
     return w.pending;
 }
 
+void executor_each(struct executor *executor, void (*see)(void *data, struct intent *intent), void *data)
+{
+    (void)executor;
+    for (size_t i = 0; i < w.n_memory; i++)
+        see(data, w.memory[i]);
+}
+
 static size_t in_memory(unsigned trigger)
 {
     size_t n = 0;
@@ -322,9 +329,9 @@ static void fire(unsigned trigger, unsigned n)
 }
 
 /* The checkpoint thread has the order of shards. */
-static void run_epoch(void)
+static void commit_epoch(struct intent *lists[2],
+                         void (*collect)(struct outbox *, struct intent *const *, size_t, struct changes *))
 {
-    struct intent *lists[2] = {NULL, NULL};
     struct intent **ends[2] = {&lists[0], &lists[1]};
     for (struct intent *intent = w.fresh; intent; intent = intent->next) {
         unsigned shard = (unsigned)(intent->field[22] - '0');
@@ -335,7 +342,7 @@ static void run_epoch(void)
     w.fresh = NULL;
     w.fresh_end = &w.fresh;
     w.in_epoch = 0;
-    outbox_collect(w.outbox, lists, 2, &w.changes);
+    collect(w.outbox, lists, 2, &w.changes);
     commit();
     w.epoch++;
     memcpy(w.committed, w.next, sizeof w.committed);
@@ -347,6 +354,29 @@ static void run_epoch(void)
     outbox_start(w.outbox, lists[0]);
     outbox_start(w.outbox, lists[1]);
     outbox_refill(w.outbox, &w.storage);
+}
+
+static void run_epoch(void)
+{
+    struct intent *lists[2] = {NULL, NULL};
+    commit_epoch(lists, outbox_collect);
+}
+
+/* A graceful stop, when one of so many of those in memory have begun. */
+static void stop(unsigned one_of)
+{
+    struct intent *lists[2] = {NULL, NULL};
+    for (size_t i = 0; i < w.n_memory; i++) {
+        unsigned trigger, number;
+        struct story *story = story_of(w.memory[i], &trigger, &number);
+        w.memory[i]->begun |= chance_below(one_of) == 0;
+        if (!w.memory[i]->begun && !w.memory[i]->uncertain)
+            story->started = 0;
+    }
+    size_t n_memory = w.n_memory;
+    commit_epoch(lists, outbox_collect_last);
+    assert_int_equal(w.n_memory, n_memory); /* nothing is handed over any more */
+    die();
 }
 
 /* The nth of what is in memory ends. */
@@ -464,6 +494,22 @@ static void test_fan_outs(void **state)
     end();
 }
 
+/* Everything ends; how many were taken to have been started before. */
+static unsigned count_uncertain(unsigned n)
+{
+    unsigned uncertain = 0;
+    for (unsigned ended = 0; ended < n;) {
+        while (w.n_memory) {
+            uncertain += w.memory[0]->uncertain;
+            ended++;
+            finish_nth(0);
+        }
+        run_epoch();
+    }
+    drain();
+    return uncertain;
+}
+
 /* What was never started is not taken to have been, and what was, is. */
 static void test_uncertain(void **state)
 {
@@ -478,18 +524,37 @@ static void test_uncertain(void **state)
     assert_null(find(STORAGE_CHECKPOINT, OUTBOX_STARTED "b", strlen(OUTBOX_STARTED "b")));
     die();
     recover();
-    unsigned uncertain = 0;
-    for (unsigned ended = 0; ended < 3003;) {
-        while (w.n_memory) {
-            uncertain += w.memory[0]->uncertain;
-            ended++;
-            finish_nth(0);
-        }
-        run_epoch();
-    }
-    assert_in_range(uncertain, 13, 1030);
-    drain();
+    assert_in_range(count_uncertain(3003), 13, 1030);
     end();
+}
+
+/* Neither in memory nor in storage is anything that has not begun taken for what has. */
+static void test_stopped(void **state)
+{
+    (void)state;
+    for (unsigned begun = 0; begun < 4; begun++) {
+        begin(100);
+        fire(0, 300);
+        fire_one(1, 30);
+        fire_one(2, 1500);
+        fire(2, 3);
+        run_epoch();
+        fire(1, 5); /* of the last epoch */
+        for (size_t i = 0, left[TRIGGERS] = {begun, begun, begun}; i < w.n_memory; i++) {
+            unsigned trigger, number;
+            story_of(w.memory[i], &trigger, &number);
+            w.memory[i]->begun = left[trigger] && left[trigger]--;
+        }
+        stop(UINT32_MAX);
+        recover();
+        run_epoch();
+        if (begun == 3) { /* once more, at once */
+            stop(UINT32_MAX);
+            recover();
+        }
+        assert_int_equal(count_uncertain(300 + 30 + 1500 + 3 + 5), 3 * begun);
+        end();
+    }
 }
 
 static void test_reads_fail(void **state)
@@ -601,7 +666,10 @@ static void test_random(void **state)
                 break;
             case 6:
                 if (chance_below(6) == 0) {
-                    die();
+                    if (chance_below(2))
+                        stop((unsigned)chance_below(5) + 1);
+                    else
+                        die();
                     recover();
                 }
                 break;
@@ -619,10 +687,11 @@ static void test_random(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shares),     cmocka_unit_test(test_few),
-        cmocka_unit_test(test_fan_outs),   cmocka_unit_test(test_uncertain),
-        cmocka_unit_test(test_reads_fail), cmocka_unit_test(test_meddled_with),
-        cmocka_unit_test(test_much),       cmocka_unit_test(test_random),
+        cmocka_unit_test(test_shares),       cmocka_unit_test(test_few),
+        cmocka_unit_test(test_fan_outs),     cmocka_unit_test(test_uncertain),
+        cmocka_unit_test(test_stopped),      cmocka_unit_test(test_reads_fail),
+        cmocka_unit_test(test_meddled_with), cmocka_unit_test(test_much),
+        cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -209,6 +209,34 @@ static void test_uncertain(void **state)
     assert_null(text);
 }
 
+/* The same when the worker was stopped: what had not begun, waiting for its turn or in storage, is called as
+ * if nothing had been. */
+static void test_uncertain_stopped(void **state)
+{
+    struct invoke_bed *bed = *state;
+    enum { EVENTS = 100, BEGUN = 2 };
+    invoke_bed_setting("TRIGGERFLOW_MAX_PENDING_ACTIONS", "50");
+    invoke_bed_setting("TRIGGERFLOW_STOP_TIMEOUT", "2s");
+    function_server_behave(bed->server, "x", &(struct function_behaviour){.mode = FUNCTION_HANGS});
+    invoke_bed_trigger(bed, "t", "*", "/f/x",
+                       ",\"on_uncertain\":\"dead_letter\",\"max_in_flight\":2,\"subject\":\"all\"");
+    start(bed);
+    invoke_bed_go_many(bed, "n", EVENTS);
+    AWAIT_BED(bed->worker, workspace_count(&bed->worker->workspace, "outbox") == EVENTS &&
+                               function_server_requests(bed->server) == BEGUN);
+    worker_bed_stop(bed->worker);
+    function_server_behave(bed->server, "x", &(struct function_behaviour){.delay_ms = 0});
+    start(bed);
+    worker_bed_settle(bed->worker);
+    assert_int_equal(workspace_dead_letters(&bed->worker->workspace, "action_failed"), BEGUN);
+    assert_int_equal(function_server_keys(bed->server, "x", NULL), EVENTS);
+    assert_int_equal(function_server_requests(bed->server), EVENTS);
+    worker_bed_stop(bed->worker);
+    assert_int_equal(workspace_count(&bed->worker->workspace, "outbox"), 0);
+    char *text = workspace_get(&bed->worker->workspace, "checkpoint", "outbox_started:t");
+    assert_null(text);
+}
+
 /* A bare kill, with everything repeated: the same keys. */
 static void test_repeat(void **state)
 {
@@ -233,10 +261,8 @@ static void test_repeat(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_repeat),
-        TEST(test_uncertain),
-        TEST(test_killed),
-        TEST(test_crash_points),
+        TEST(test_repeat), TEST(test_uncertain),    TEST(test_uncertain_stopped),
+        TEST(test_killed), TEST(test_crash_points),
     };
     const char *text = getenv("TRIGGERFLOW_SEED");
     seed = (text ? strtoull(text, NULL, 10) : clock_unix_ns()) | 1;

@@ -1,6 +1,6 @@
 /* An executor that does nothing, in place of the real one: included by one file of a test program, which
- * defines executor_submit and executor_pending itself, it defines the other functions of executor/executor.h,
- * so that the real ones are not linked. */
+ * defines executor_submit, executor_pending and executor_each itself, it defines the other functions of
+ * executor/executor.h, so that the real ones are not linked. */
 #pragma once
 
 #include "common/error.h"

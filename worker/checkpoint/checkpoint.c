@@ -425,7 +425,8 @@ static void drain(struct checkpoint *c)
     if (!failed && w->sources[0] && checkpoint_run_epoch(c) == 0) {
         requests_refuse(c->requests);
         executor_stop(w->executor, atomic_load(&c->stop_deadline_ns) - CLOCK_S);
-        if (something_changed(c))
+        c->last = true;
+        if (something_changed(c) || outbox_is_left(c->outbox))
             checkpoint_run_epoch(c);
     }
     executor_stop(w->executor, 0);

@@ -179,7 +179,10 @@ static void collect_outbox(struct checkpoint *c, uint64_t epoch)
     for (unsigned i = 0; i < c->worker->n_shards; i++)
         lists[n++] = shard_cut(c->worker->shards[i], epoch)->intents;
     lists[n++] = c->injection.intents;
-    outbox_collect(c->outbox, lists, n, &c->cut.changes);
+    if (c->last)
+        outbox_collect_last(c->outbox, lists, n, &c->cut.changes);
+    else
+        outbox_collect(c->outbox, lists, n, &c->cut.changes);
 }
 
 static int gather(struct checkpoint *c, uint64_t epoch, struct error *err)

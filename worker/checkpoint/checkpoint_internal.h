@@ -84,6 +84,7 @@ struct checkpoint {
     bool finish_open;  /* finished, and not yet left (exit_when_finished) */
     char finished_trigger[200];
     uint64_t idle_since_ns;
+    bool last; /* the epoch to come is that of a graceful stop: the executor has stopped */
 };
 
 /* --- checkpoint.c --- */

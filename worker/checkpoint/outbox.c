@@ -91,7 +91,7 @@ static struct line *line_of(struct outbox *o, const char *trigger, size_t len)
     return line;
 }
 
-static struct line *line_of_intent(struct outbox *o, const struct intent *intent)
+struct line *outbox_line_of(struct outbox *o, const struct intent *intent)
 {
     struct json_value trigger;
     return intent_trigger(intent, &trigger) ? line_of(o, trigger.text, trigger.len) : line_of(o, "", 0);
@@ -220,6 +220,12 @@ int outbox_load(struct outbox *outbox, struct storage *storage, struct emissions
     return -1;
 }
 
+bool outbox_is_uncertain(const struct outbox *outbox, const struct line *line,
+                         const struct position *position)
+{
+    return position->epoch <= outbox->recovered_epoch && position_compare(position, &line->uncertain) <= 0;
+}
+
 void outbox_restore(struct outbox *outbox, struct recovery *recovery)
 {
     outbox->recovered_epoch = recovery->claim.epoch;
@@ -228,15 +234,17 @@ void outbox_restore(struct outbox *outbox, struct recovery *recovery)
     for (size_t i = 0; i < recovery->outbox_started.n; i++) {
         const struct stored_field *f = &recovery->outbox_started.items[i];
         struct line *line = line_of(outbox, f->key, f->key_len);
-        struct position none = {.epoch = UINT64_MAX}; /* illegible: to be deleted */
         outbox_look_after(outbox, line);
-        line->announced = position_read(f->value, f->len, &line->uncertain) ? line->uncertain : none;
+        line->announced.epoch = UINT64_MAX; /* nothing, or illegible: to be deleted */
+        if (position_read(f->value, f->len, &line->uncertain))
+            line->announced = line->uncertain;
+        else if (f->len == strlen(OUTBOX_NOT_STARTED) && !memcmp(f->value, OUTBOX_NOT_STARTED, f->len))
+            line->uncertain = (struct position){0};
     }
     for (struct line *line = outbox->first; line; line = line->after) {
         line_sort(line);
         while (line->allowed < line_waiting(line) &&
-               (!line->uncertain.epoch ||
-                position_compare(&line->waiting[line->first + line->allowed], &line->uncertain) <= 0))
+               position_compare(&line->waiting[line->first + line->allowed], &line->uncertain) <= 0)
             line->allowed++;
     }
 }
@@ -275,7 +283,7 @@ void outbox_ended(struct outbox *outbox, const struct intent *intent, struct cha
 
 /* --- how far it may go --- */
 
-static void store_announced(struct line *line, const struct position *position, struct changes *out)
+void outbox_announce(struct line *line, const struct position *position, struct changes *out)
 {
     char field[INTENT_FIELD_MAX];
     BUFFER_AUTO name = BUFFER_INIT;
@@ -304,7 +312,7 @@ static void allow(const struct outbox *o, struct line *line, uint64_t free_now, 
     if (o->worker->config->action_start == CONFIG_ACTION_IMMEDIATE ||
         (line_is_clear(line) && line->fresh <= room)) {
         line->allowed = waiting;
-        store_announced(line, &none, out);
+        outbox_announce(line, &none, out);
         return;
     }
     size_t reach = line->allowed < room + AHEAD / 2 ? room + AHEAD : line->allowed;
@@ -313,7 +321,7 @@ static void allow(const struct outbox *o, struct line *line, uint64_t free_now, 
     line->allowed = reach < waiting ? reach : waiting;
     line->allowed_new = line->to_announce = reach - line->allowed;
     if (line->allowed && !line->allowed_new)
-        store_announced(line, &line->waiting[line->first + line->allowed - 1], out);
+        outbox_announce(line, &line->waiting[line->first + line->allowed - 1], out);
 }
 
 /* Of lines that say how far they may be: the last of the fresh ones that are allowed. */
@@ -324,14 +332,14 @@ static void announce_fresh(struct intent *const *lists, size_t n_lists, struct c
         for (const struct intent *intent = lists[i]; intent; intent = intent->next)
             if (intent->line->to_announce && !--intent->line->to_announce &&
                 position_read(intent->field, strlen(intent->field), &p))
-                store_announced(intent->line, &p, out);
+                outbox_announce(intent->line, &p, out);
 }
 
-static void count_fresh(struct outbox *o, struct intent *const *lists, size_t n_lists)
+void outbox_count_fresh(struct outbox *o, struct intent *const *lists, size_t n_lists)
 {
     for (size_t i = 0; i < n_lists; i++)
         for (struct intent *intent = lists[i]; intent; intent = intent->next) {
-            intent->line = line_of_intent(o, intent);
+            intent->line = outbox_line_of(o, intent);
             intent->line->fresh++;
             outbox_look_after(o, intent->line);
         }
@@ -340,7 +348,7 @@ static void count_fresh(struct outbox *o, struct intent *const *lists, size_t n_
 void outbox_collect(struct outbox *outbox, struct intent *const *lists, size_t n_lists, struct changes *out)
 {
     bool fresh_too = false;
-    count_fresh(outbox, lists, n_lists);
+    outbox_count_fresh(outbox, lists, n_lists);
     uint64_t free_now = outbox->first ? outbox_free_places(outbox) : 0;
     for (struct line *line = outbox->first; line; line = line->after) {
         allow(outbox, line, free_now, out);

@@ -23,6 +23,9 @@
  * the epoch before anything behind them is handed over, so what they do not cover was never started (but with
  * action_start: immediate, where the field is not written, all may have been).
  *
+ * At a graceful stop more is known: which of them have really begun (executor_each). The last epoch writes
+ * that in place of what was announced, up to the last one of each line; nothing is handed over after it.
+ *
  * The worker dies                  | stored                          | the successor
  * ---------------------------------|---------------------------------|-----------------------------------
  * before the intents' commit       | nothing of them                 | fires again, with the same keys
@@ -32,6 +35,10 @@
  * after some were read back        | all; the same, as what is read  | the same
  *                                  | back was announced before       |
  * after the commit with their ends | the others                      | starts the others
+ * in a graceful stop, before its   | as before                       | as above
+ * last epoch                       |                                 |
+ * after that                       | those left; how far each line   | starts all; those that had not
+ *                                  | has really been started         | begun as if for the first time
  * when a line's last one has ended | its outbox_started, which names | deletes that with its first epoch
  * and that is not deleted yet      | nothing                         |
  *
@@ -42,6 +49,7 @@
 #include <stddef.h>
 
 #define OUTBOX_STARTED "outbox_started:"
+#define OUTBOX_NOT_STARTED "0" /* in place of a position: nothing of the line */
 #define OUTBOX_FAN_OUT_BYTES (64u << 20)
 
 struct changes;
@@ -78,6 +86,12 @@ void outbox_ended(struct outbox *outbox, const struct intent *intent, struct cha
 /* Writes what an epoch is to say: of fan-outs, and how far the outbox may go after it. lists: the intents
  * that the epoch opens. */
 void outbox_collect(struct outbox *outbox, struct intent *const *lists, size_t n_lists, struct changes *out);
+
+/* The same for the last epoch of a graceful stop, when the executor has stopped. */
+void outbox_collect_last(struct outbox *outbox, struct intent *const *lists, size_t n_lists,
+                         struct changes *out);
+/* Whether that has something to say. */
+bool outbox_is_left(const struct outbox *outbox);
 
 /* A dead letter for an intent that was given up. */
 void outbox_dead_letter(const struct intent *intent, struct changes *out);

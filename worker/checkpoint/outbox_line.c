@@ -58,6 +58,7 @@ struct line *line_new(const char *trigger, size_t len)
         return NULL;
     memcpy(line->trigger, trigger, len);
     line->len = len;
+    line->uncertain.epoch = UINT64_MAX;
     return line;
 }
 

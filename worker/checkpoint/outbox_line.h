@@ -40,7 +40,9 @@ struct line {
     struct fan_out *starting; /* whose elements are being started; the rest of the line waits for it */
     size_t starting_bytes;
     struct position announced; /* outbox_started as it is stored; none: it is not, all may be started */
-    struct position uncertain; /* the same as an earlier life has left it */
+    struct position uncertain; /* those up to here may have been started in an earlier life; none: none */
+    struct position begun;     /* the last that has been, at a graceful stop; none: none has */
+    bool left;                 /* with the executor, at a graceful stop */
     size_t len;
     char trigger[];
 };

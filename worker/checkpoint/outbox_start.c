@@ -162,11 +162,6 @@ struct refill {
     struct intent **end;
 };
 
-static bool is_recovered(const struct outbox *o, const struct position *p)
-{
-    return p->epoch <= o->recovered_epoch;
-}
-
 static int see_intent(void *data, const char *field, size_t field_len, const char *document, size_t len)
 {
     struct refill *refill = data;
@@ -187,8 +182,7 @@ static int see_intent(void *data, const char *field, size_t field_len, const cha
     refill->found[refill->seen++] = true;
     intent->line = line;
     intent->replayed = true;
-    intent->uncertain = is_recovered(refill->outbox, &p) &&
-                        (!line->uncertain.epoch || position_compare(&p, &line->uncertain) <= 0);
+    intent->uncertain = outbox_is_uncertain(refill->outbox, line, &p);
     *refill->end = intent;
     refill->end = &intent->next;
     return 0;
@@ -286,7 +280,7 @@ static void refill_lines(struct outbox *outbox, struct storage *storage)
 
 void outbox_refill(struct outbox *outbox, struct storage *storage)
 {
-    if (!outbox->first)
+    if (!outbox->first || outbox->stopped)
         return;
     refill_lines(outbox, storage);
     outbox_leave_lines(outbox);

@@ -522,6 +522,20 @@ void executor_stop(struct executor *executor, uint64_t deadline_ns)
     executor->started = false;
 }
 
+void executor_each(struct executor *executor, void (*see)(void *data, struct intent *intent), void *data)
+{
+    pthread_mutex_lock(&executor->run); /* shards may hand it more */
+    pthread_mutex_lock(&executor->lock);
+    for (struct intent *intent = executor->submitted; intent; intent = intent->next)
+        see(data, intent);
+    pthread_mutex_unlock(&executor->lock);
+    for (size_t i = 0; i < executor->n_waiting; i++)
+        see(data, executor->waiting[i]);
+    if (executor->invocations)
+        invocations_each(executor->invocations, see, data);
+    pthread_mutex_unlock(&executor->run);
+}
+
 void executor_free(struct executor *executor)
 {
     if (!executor)

@@ -26,6 +26,9 @@ int executor_start(struct executor *executor, struct error *err);
 /* Waits for intents under way, at most until the deadline (clock_now_ns), then ends the thread. Those left
  * stay in the outbox. Thread: checkpoint. */
 void executor_stop(struct executor *executor, uint64_t deadline_ns);
+/* Shows the invocations that it has been handed and that have not ended, begun or not. After executor_stop:
+ * none begins any more. Thread: checkpoint. */
+void executor_each(struct executor *executor, void (*see)(void *data, struct intent *intent), void *data);
 void executor_free(struct executor *executor); /* NULL is fine */
 
 /* Takes a list. A few intents are begun on the calling thread when the executor is asleep: a wake-up costs

@@ -165,6 +165,30 @@ void fan_out_announce(struct fan_out *fan_out, uint64_t n)
     fan_out->changed = true;
 }
 
+void fan_out_begin_count(struct fan_out *fan_out)
+{
+    fan_out->announced = fan_out->top;
+    if (fan_out->uncertain && fan_out->doubtful > fan_out->announced)
+        fan_out->announced = fan_out->doubtful;
+    fan_out->changed = true;
+}
+
+void fan_out_has_begun(struct fan_out *fan_out, uint32_t element)
+{
+    if (element >= fan_out->announced)
+        fan_out->announced = element + 1;
+}
+
+bool fan_out_is_uncertain(const struct fan_out *fan_out)
+{
+    return fan_out->uncertain;
+}
+
+const char *fan_out_field(const struct fan_out *fan_out)
+{
+    return fan_out->field;
+}
+
 bool fan_out_is_held(const struct fan_out *fan_out)
 {
     return fan_out->next >= fan_out->announced && fan_out->next < fan_out->n;

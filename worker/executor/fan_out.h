@@ -50,6 +50,13 @@ bool fan_out_ended(struct fan_out *fan_out, uint32_t element, struct changes *ou
 void fan_out_announce(struct fan_out *fan_out, uint64_t n);
 /* Whether fan_out_next gives nothing until that. */
 bool fan_out_is_held(const struct fan_out *fan_out);
+/* At a graceful stop: forgets what was announced, but for what may have been started in an earlier life;
+ * those that have begun are told of then, one by one. Nothing is started after that. */
+void fan_out_begin_count(struct fan_out *fan_out);
+void fan_out_has_begun(struct fan_out *fan_out, uint32_t element);
+/* Whether some of its elements may have been started in an earlier life. */
+bool fan_out_is_uncertain(const struct fan_out *fan_out);
+const char *fan_out_field(const struct fan_out *fan_out);
 /* Writes the progress, if there was some since the last time. */
 void fan_out_write(struct fan_out *fan_out, struct changes *out);
 

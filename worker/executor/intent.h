@@ -28,6 +28,7 @@ struct intent {
     char key[ACTION_KEY_MAX];
     bool replayed;  /* came from storage: may have been started before */
     bool uncertain; /* left by an earlier life of the worker, in which it may have been started */
+    bool begun;     /* an invocation, in this life: it may have been sent. Thread: executor */
     bool given_up;  /* set by the executor: failed for good, with the reason in `error` */
     char error[sizeof((struct error *)NULL)->message];
     unsigned attempts;

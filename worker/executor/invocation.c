@@ -155,6 +155,7 @@ static void call(struct invocation *i)
     struct http_call_request request;
     struct error err;
     int r;
+    i->intent->begun = true;
     if (i->type->run) {
         r = i->type->run(i, &err);
     } else {
@@ -167,6 +168,13 @@ static void call(struct invocation *i)
     if (r < 0)
         end(i, err.code == ERROR_INVALID || err.code == ERROR_REFUSED ? INVOCATION_FAILED : INVOCATION_RETRY,
             NULL, &err);
+}
+
+void invocations_each(struct invocations *invocations, void (*see)(void *data, struct intent *intent),
+                      void *data)
+{
+    for (struct invocation *i = invocations->all; i; i = i->after)
+        see(data, i->intent);
 }
 
 static void look_again(void *data)

@@ -23,6 +23,8 @@
  *
  *     the worker dies                        storage holds           the successor
  *     before the call                        the intent              calls
+ *     in a graceful stop, before the call    the intent; that it     calls
+ *                                            had not begun
  *     during the call, or before the commit  the intent              calls again, under the same key; or,
  *     that records its end                                           with on_uncertain: dead_letter, gives up
  *     after that commit                      no intent; the event    goes on from the event, which has the
@@ -127,5 +129,8 @@ void invocations_free(struct invocations *invocations);
 /* Begins the calls of one round, of which there are few, so that what else is to be done need not wait for a
  * burst of them; triggers take turns. Whether there are more. Thread: executor, once a round of its loop. */
 bool invocations_go_on(struct invocations *invocations);
+/* Those that have not ended, whether they have begun or not. */
+void invocations_each(struct invocations *invocations, void (*see)(void *data, struct intent *intent),
+                      void *data);
 /* Calls under way. */
 size_t invocations_under_way(const struct invocations *invocations);
