@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "common/error.h"
+#include "common/json.h"
 #include "common/storage/storage.h"
 #include "tests/support/storage_bed.h"
 
@@ -37,7 +38,7 @@ static void test_load(void **state)
     struct globals *held = NULL;
     uint64_t version = 0;
     struct error err;
-    char deep[600];
+    char deep[2 * JSON_MAX_DEPTH + 1];
     (void)state;
     assert_int_equal(storage_bed_start(&bed, "sqlite"), 0);
     struct storage *storage = storage_bed_open(&bed);
@@ -61,13 +62,13 @@ static void test_load(void **state)
     assert_int_equal(globals_load(&slot, storage, "w", &err), 1);
     globals_refresh(&slot, &held, &version);
     assert_text(held, "{\"a\":\"not JSON \\\"\"}");
-    memset(deep, '[', 256);
-    memset(deep + 256, ']', 256);
-    deep[512] = '\0';
+    memset(deep, '[', JSON_MAX_DEPTH);
+    memset(deep + JSON_MAX_DEPTH, ']', JSON_MAX_DEPTH);
+    deep[2 * JSON_MAX_DEPTH] = '\0';
     put(storage, STORAGE_PUT, "a", deep);
     assert_int_equal(globals_load(&slot, storage, "w", &err), 1);
     globals_refresh(&slot, &held, &version);
-    assert_int_equal(held->len, 512 + strlen("{\"a\":\"\"}"));
+    assert_int_equal(held->len, 2 * JSON_MAX_DEPTH + strlen("{\"a\":\"\"}"));
     put(storage, STORAGE_DELETE, "a", "");
     assert_int_equal(globals_load(&slot, storage, "w", &err), 1);
     struct globals *another = globals_get(&slot);
