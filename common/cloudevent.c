@@ -296,34 +296,45 @@ static int read_nested(struct reader *r, const struct json_value *object)
     return 0;
 }
 
+static inline int read_member(struct reader *r, const struct json_value *key, const struct json_value *value)
+{
+    struct cloudevent_span name;
+    if (value->type == JSON_NULL)
+        return 0;
+    if (read_text(r, key, &name) < 0)
+        return -1;
+    unsigned meaning = meaning_of(name.text, name.len);
+    if (meaning != NAME_EXTENSION)
+        return read_known(r, meaning, value);
+    if (value->type == JSON_OBJECT && span_equals(&name, "extensions", 10))
+        return read_nested(r, value);
+    return read_extension(r, &name, value);
+}
+
 static int read_members(struct reader *r, const struct json_value *object)
 {
     struct json_iter iter;
     struct json_value key;
     struct json_value value;
-    struct cloudevent_span name;
     json_iter_init(&iter, object);
-    while (json_next(&iter, &key, &value)) {
-        if (value.type == JSON_NULL)
-            continue;
-        if (read_text(r, &key, &name) < 0)
+    while (json_next(&iter, &key, &value))
+        if (read_member(r, &key, &value) < 0)
             return -1;
-        unsigned meaning = meaning_of(name.text, name.len);
-        int rc;
-        if (meaning != NAME_EXTENSION)
-            rc = read_known(r, meaning, &value);
-        else if (value.type == JSON_OBJECT && span_equals(&name, "extensions", 10))
-            rc = read_nested(r, &value);
-        else
-            rc = read_extension(r, &name, &value);
-        if (rc < 0)
-            return -1;
-    }
     return 0;
 }
 
-int cloudevent_read(struct cloudevent *event, const struct json_value *value, struct buffer *scratch,
-                    struct error *err)
+/* From what the scan has put down. */
+static int read_scanned(struct reader *r, const struct json_members *members)
+{
+    for (size_t i = 0; i < members->n; i++)
+        if (read_member(r, &members->name[i], &members->value[i]) < 0)
+            return -1;
+    return 0;
+}
+
+/* members: those of the value, or NULL. */
+static int read_event(struct cloudevent *event, const struct json_value *value,
+                      const struct json_members *members, struct buffer *scratch, struct error *err)
 {
     size_t len;
     json_raw(value, &len);
@@ -334,21 +345,30 @@ int cloudevent_read(struct cloudevent *event, const struct json_value *value, st
     if (value->type != JSON_OBJECT)
         return error_set(err, ERROR_INVALID, "an event must be a JSON object, not %s",
                          json_type_name(value->type));
-    if (read_members(&reader, value) < 0) {
+    bool scanned = members && members->n <= JSON_MEMBERS_MAX;
+    if ((scanned ? read_scanned(&reader, members) : read_members(&reader, value)) < 0) {
         cloudevent_clear(event);
         return -1;
     }
     return 0;
 }
 
+int cloudevent_read(struct cloudevent *event, const struct json_value *value, struct buffer *scratch,
+                    struct error *err)
+{
+    return read_event(event, value, NULL, scratch, err);
+}
+
 int cloudevent_parse(struct cloudevent *event, const char *json, size_t len, struct buffer *scratch,
                      struct error *err)
 {
     struct json_value value;
-    cloudevent_clear(event);
-    return json_scan_within(json, len, JSON_DATA_DEPTH + 1, &value, err) < 0
-               ? -1
-               : cloudevent_read(event, &value, scratch, err);
+    struct json_members members;
+    if (json_scan_members(json, len, JSON_DATA_DEPTH + 1, &value, &members, err) < 0) {
+        cloudevent_clear(event);
+        return -1;
+    }
+    return read_event(event, &value, &members, scratch, err);
 }
 
 int cloudevent_check(const struct cloudevent *event, struct error *err)

@@ -13,51 +13,67 @@
 
 /* Why and where a text is refused, and what is open at the place being read. */
 struct scanner {
+    const char *start;
     const char *end;
     const char *at;
     const char *wrong;
+    bool escaped;                         /* there was a backslash since it was last set to false */
     unsigned depth;                       /* that is allowed */
     uint64_t object[JSON_MAX_DEPTH / 64]; /* bit d: level d is an object */
 };
 
 #ifdef __SSE2__
-/* A bit for each of 16 bytes that are c. */
-static inline unsigned equal_mask(__m128i block, char c)
+static inline __m128i load_block(const char *p)
 {
-    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(block, _mm_set1_epi8(c)));
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+
+static inline __m128i equal(__m128i block, char c)
+{
+    return _mm_cmpeq_epi8(block, _mm_set1_epi8(c));
+}
+
+/* A bit for each of 16 bytes that a comparison has found. */
+static inline unsigned mask_of(__m128i found)
+{
+    return (unsigned)_mm_movemask_epi8(found);
 }
 
 static inline unsigned special_mask(const char *p)
 {
-    __m128i block = _mm_loadu_si128((const __m128i *)(const void *)p);
+    __m128i block = load_block(p);
     /* The comparison is signed: bytes from 0x80 are below the space, too. */
-    unsigned other = (unsigned)_mm_movemask_epi8(_mm_cmplt_epi8(block, _mm_set1_epi8(' ')));
-    return other | equal_mask(block, '"') | equal_mask(block, '\\');
+    __m128i other = _mm_cmplt_epi8(block, _mm_set1_epi8(' '));
+    return mask_of(_mm_or_si128(other, _mm_or_si128(equal(block, '"'), equal(block, '\\'))));
 }
 
 static inline unsigned delimiter_mask(const char *p)
 {
-    __m128i block = _mm_loadu_si128((const __m128i *)(const void *)p);
-    return equal_mask(block, '"') | equal_mask(block, '\\');
+    __m128i block = load_block(p);
+    return mask_of(_mm_or_si128(equal(block, '"'), equal(block, '\\')));
 }
 
 static inline unsigned bracket_mask(const char *p)
 {
-    __m128i block = _mm_loadu_si128((const __m128i *)(const void *)p);
     /* '[' becomes '{' and ']' becomes '}'; nothing else becomes either. */
-    __m128i folded = _mm_or_si128(block, _mm_set1_epi8(0x20));
-    return equal_mask(folded, '{') | equal_mask(folded, '}');
+    __m128i folded = _mm_or_si128(load_block(p), _mm_set1_epi8(0x20));
+    return mask_of(_mm_or_si128(equal(folded, '{'), equal(folded, '}')));
 }
 #endif
 
 /* The next byte that is not plain: quote, backslash, control character or non-ASCII. */
-static inline const char *find_special(const char *p, const char *end)
+static inline const char *find_special(const struct scanner *s, const char *p)
 {
+    const char *end = s->end;
 #ifdef __SSE2__
     for (; end - p >= 16; p += 16) {
         unsigned mask = special_mask(p);
         if (mask)
             return p + __builtin_ctz(mask);
+    }
+    if (end - s->start >= 16) { /* the rest, read together with bytes that were looked at before */
+        unsigned mask = special_mask(end - 16) >> (16 - (end - p));
+        return mask ? p + __builtin_ctz(mask) : end;
     }
 #endif
     while (p < end && (unsigned char)*p >= 0x20 && (unsigned char)*p < 0x80 && *p != '"' && *p != '\\')
@@ -246,12 +262,13 @@ static const char *scan_escape(struct scanner *s, const char *p)
 static inline const char *scan_string(struct scanner *s, const char *p)
 {
     for (;;) {
-        p = find_special(p, s->end);
+        p = find_special(s, p);
         if (p == s->end)
             return fail(s, p, "");
         if (*p == '"')
             return p + 1;
         if (*p == '\\') {
+            s->escaped = true;
             bool quote = s->end - p >= 2 && p[1] == '"'; /* most are, where JSON is the text */
             p = quote ? p + 2 : scan_escape(s, p);
             if (!p)
@@ -324,14 +341,17 @@ static inline const char *scan_scalar(struct scanner *s, const char *p)
 }
 
 /* A member's name and its colon; returns what follows them. */
-static inline const char *scan_name(struct scanner *s, const char *p)
+static inline const char *scan_name(struct scanner *s, const char *p, struct json_value *ret_name)
 {
     p = skip_space(p, s->end);
     if (p == s->end || *p != '"')
         return fail(s, p, "a member's name is missing");
-    p = scan_string(s, p + 1);
+    const char *start = p + 1;
+    s->escaped = false;
+    p = scan_string(s, start);
     if (!p)
         return NULL;
+    *ret_name = (struct json_value){start, (size_t)(p - start) - 1, JSON_STRING, s->escaped};
     p = skip_space(p, s->end);
     if (p == s->end || *p != ':')
         return fail(s, p, "a colon is missing");
@@ -344,6 +364,7 @@ static const char *scan_value(struct scanner *s, const char *p)
     const char *end = s->end;
     unsigned depth = 0;
     bool object = false; /* the innermost open container is an object */
+    struct json_value name;
     for (;;) {
         p = skip_space(p, end);
         if (p == end)
@@ -358,7 +379,7 @@ static const char *scan_value(struct scanner *s, const char *p)
             depth++;
             p = skip_space(p + 1, end);
             if (p == end || *p != (object ? '}' : ']')) {
-                if (object && !(p = scan_name(s, p)))
+                if (object && !(p = scan_name(s, p, &name)))
                     return NULL;
                 continue;
             }
@@ -380,7 +401,7 @@ static const char *scan_value(struct scanner *s, const char *p)
             object = depth && s->object[(depth - 1) / 64] >> ((depth - 1) & 63) & 1;
         }
         p++;
-        if (object && !(p = scan_name(s, p)))
+        if (object && !(p = scan_name(s, p, &name)))
             return NULL;
     }
 }
@@ -482,31 +503,89 @@ static inline const char *read_value(const char *p, const char *end, struct json
     return p;
 }
 
-int json_scan(const char *text, size_t len, struct json_value *ret_value, struct error *err)
+/* The value from start to its end, just scanned. */
+static inline struct json_value scanned_value(const struct scanner *s, const char *start, const char *end)
 {
-    return json_scan_within(text, len, JSON_MAX_DEPTH, ret_value, err);
+    if (*start == '"')
+        return (struct json_value){start + 1, (size_t)(end - start) - 2, JSON_STRING, s->escaped};
+    return (struct json_value){start, (size_t)(end - start), type_of(*start), false};
 }
 
-int json_scan_within(const char *text, size_t len, unsigned depth, struct json_value *ret_value,
-                     struct error *err)
+/* A member's value, which is put down; p stands before it. Returns what follows. */
+static inline const char *scan_member(struct scanner *s, const char *p, struct json_value *ret_value)
+{
+    p = skip_space(p, s->end);
+    const char *start = p;
+    s->escaped = false;
+    p = p < s->end && *p == '"' ? scan_string(s, p + 1) : scan_value(s, p);
+    if (p)
+        *ret_value = scanned_value(s, start, p);
+    return p;
+}
+
+/* An object, whose members are put down; p stands at its bracket. Returns what follows. */
+static inline const char *scan_object(struct scanner *s, const char *p, struct json_members *members)
+{
+    const char *end = s->end;
+    size_t n = 0;
+    p = skip_space(p + 1, end);
+    if (p < end && *p == '}')
+        return p + 1;
+    for (;; p++) {
+        size_t at = n < JSON_MEMBERS_MAX ? n : JSON_MEMBERS_MAX - 1;
+        if (!(p = scan_name(s, p, &members->name[at])) || !(p = scan_member(s, p, &members->value[at])))
+            return NULL;
+        members->n = ++n;
+        p = skip_space(p, end);
+        if (p == end)
+            return fail(s, p, "");
+        if (*p == '}')
+            return p + 1;
+        if (*p != ',')
+            return fail(s, p, "a comma or } is missing");
+    }
+}
+
+static inline int scan(const char *text, size_t len, unsigned depth, struct json_value *ret_value,
+                       struct json_members *members, struct error *err)
 {
     assert(depth <= JSON_MAX_DEPTH);
     if (len == 0) /* text may be NULL */
         text = "";
-    struct scanner s = {.end = text + len, .at = text, .wrong = "", .depth = depth};
+    struct scanner s = {.start = text, .end = text + len, .at = text, .wrong = "", .depth = depth};
     const char *start = skip_space(text, s.end);
-    const char *p = scan_value(&s, start);
+    const char *p;
+    if (members && depth && start < s.end && *start == '{') {
+        s.depth--;
+        p = scan_object(&s, start, members);
+    } else {
+        p = scan_value(&s, start);
+    }
     const char *close = p;
     if (p && (p = skip_space(p, s.end)) != s.end)
         p = fail(&s, p, "text after the value");
     if (!p)
         return error_set(err, ERROR_INVALID, "invalid JSON at byte %zu: %s", (size_t)(s.at - text), s.wrong);
-    size_t n = (size_t)(close - start);
-    if (*start == '"')
-        *ret_value = (struct json_value){start + 1, n - 2, JSON_STRING, memchr(start, '\\', n) != NULL};
-    else
-        *ret_value = (struct json_value){start, n, type_of(*start), false};
+    *ret_value = scanned_value(&s, start, close);
     return 0;
+}
+
+int json_scan(const char *text, size_t len, struct json_value *ret_value, struct error *err)
+{
+    return scan(text, len, JSON_MAX_DEPTH, ret_value, NULL, err);
+}
+
+int json_scan_within(const char *text, size_t len, unsigned depth, struct json_value *ret_value,
+                     struct error *err)
+{
+    return scan(text, len, depth, ret_value, NULL, err);
+}
+
+int json_scan_members(const char *text, size_t len, unsigned depth, struct json_value *ret_value,
+                      struct json_members *ret_members, struct error *err)
+{
+    ret_members->n = 0;
+    return scan(text, len, depth, ret_value, ret_members, err);
 }
 
 bool json_is_deeper(const struct json_value *value, unsigned depth)
@@ -639,8 +718,8 @@ static inline const char *copy_plain(const char *p, const char *end, char **to)
 {
 #ifdef __SSE2__
     if (end - p >= 16) {
-        __m128i block = _mm_loadu_si128((const __m128i *)(const void *)p);
-        unsigned mask = equal_mask(block, '\\');
+        __m128i block = load_block(p);
+        unsigned mask = mask_of(equal(block, '\\'));
         unsigned n = mask ? (unsigned)__builtin_ctz(mask) : 16;
         _mm_storeu_si128((__m128i *)(void *)*to, block);
         *to += n;

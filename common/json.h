@@ -35,6 +35,15 @@ struct json_value {
     bool escaped; /* a string that contains a backslash */
 };
 
+#define JSON_MEMBERS_MAX 24 /* that are put down; most objects from outside have fewer */
+
+/* The members of an object, as json_next returns them. */
+struct json_members {
+    size_t n; /* above JSON_MEMBERS_MAX: there are more than are put down here */
+    struct json_value name[JSON_MEMBERS_MAX];
+    struct json_value value[JSON_MEMBERS_MAX];
+};
+
 /* Iteration over the members of an object or the elements of an array. */
 struct json_iter {
     const char *at;
@@ -49,6 +58,9 @@ int json_scan(const char *text, size_t len, struct json_value *ret_value, struct
 /* The same, but nested no deeper than that. */
 int json_scan_within(const char *text, size_t len, unsigned depth, struct json_value *ret_value,
                      struct error *err);
+/* The same, and puts down the members, if it is an object: for one who wants them all, in the same pass. */
+int json_scan_members(const char *text, size_t len, unsigned depth, struct json_value *ret_value,
+                      struct json_members *ret_members, struct error *err);
 /* Whether a value is nested deeper than that. */
 bool json_is_deeper(const struct json_value *value, unsigned depth);
 

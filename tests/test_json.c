@@ -14,15 +14,52 @@
 
 #include <cmocka.h>
 
+static void assert_same_value(const struct json_value *a, const struct json_value *b)
+{
+    assert_ptr_equal(a->text, b->text);
+    assert_int_equal(a->len, b->len);
+    assert_int_equal(a->type, b->type);
+    assert_int_equal(a->escaped, b->escaped);
+}
+
+/* What puts down the members must say the same of the text, and of them what json_next says. */
+static void check_members(const char *text, size_t n, int rc, const struct json_value *value,
+                          const struct error *expected)
+{
+    struct json_members members;
+    struct json_value same, name, child;
+    struct json_iter iter;
+    struct error err = {0};
+    size_t at = 0;
+    assert_int_equal(json_scan_members(text, n, JSON_MAX_DEPTH, &same, &members, &err), rc);
+    assert_string_equal(err.message, expected->message);
+    if (rc < 0)
+        return;
+    assert_same_value(&same, value);
+    json_iter_init(&iter, value);
+    for (; value->type == JSON_OBJECT && json_next(&iter, &name, &child); at++)
+        if (at < JSON_MEMBERS_MAX - 1 || (at == JSON_MEMBERS_MAX - 1 && members.n <= JSON_MEMBERS_MAX)) {
+            assert_same_value(&members.name[at], &name);
+            assert_same_value(&members.value[at], &child);
+        }
+    assert_int_equal(members.n, at);
+}
+
 /* Scans a copy that ends where its allocation ends, so that a sanitizer sees every byte read too much; the
  * copy is kept in *ret_copy, or freed where nobody wants it. */
 static int scan(const char *text, size_t n, struct json_value *ret_value, char **ret_copy, struct error *err)
 {
     struct json_value value;
+    struct error own = {0};
     char *copy = malloc(n ? n : 1);
     assert_non_null(copy);
     memcpy(copy, text, n);
-    int rc = json_scan(copy, n, ret_value ? ret_value : &value, err);
+    int rc = json_scan(copy, n, &value, &own);
+    check_members(copy, n, rc, &value, &own);
+    if (ret_value && rc == 0)
+        *ret_value = value;
+    if (err && rc < 0)
+        *err = own;
     if (ret_copy)
         *ret_copy = copy;
     else
@@ -312,6 +349,26 @@ static void test_iterate_object(void **state)
     assert_text(&name, "a");
     assert_text(&value, "[]");
     assert_false(json_next(&iter, &name, &value));
+}
+
+static void test_many_members(void **state)
+{
+    (void)state;
+    BUFFER_AUTO text = BUFFER_INIT;
+    for (unsigned n = 0; n < JSON_MEMBERS_MAX + 3; n++) {
+        buffer_reset(&text, SIZE_MAX);
+        buffer_append_char(&text, '{');
+        for (unsigned i = 0; i < n; i++)
+            buffer_printf(&text, "%s \"%s%u\" : %s", i ? " ," : "", i % 3 ? "n" : "\\n", i,
+                          i % 5 == 0   ? "\"a\\\"b\""
+                          : i % 5 == 1 ? "[1, {\"a\": [\"\\\\\"]}]"
+                          : i % 5 == 2 ? "\"plain\""
+                          : i % 5 == 3 ? "{ }"
+                                       : "-1.5e3");
+        buffer_append_text(&text, " } ");
+        assert_true(accepted(text.data, text.len));
+        assert_false(accepted(text.data, text.len - 2));
+    }
 }
 
 static void test_iterate_nothing(void **state)
@@ -648,6 +705,7 @@ int main(void)
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_iterate_array),
         cmocka_unit_test(test_iterate_object),
+        cmocka_unit_test(test_many_members),
         cmocka_unit_test(test_iterate_nothing),
         cmocka_unit_test(test_open),
         cmocka_unit_test(test_member),

@@ -96,6 +96,23 @@ static void check_open(struct json_iter *open, const struct json_value *containe
     require(!json_next_open(open, &open_name, &open_child));
 }
 
+/* What is put down with the scan must be what json_next finds. */
+static void check_members(const struct json_value *value, const struct json_members *members)
+{
+    struct json_iter iter;
+    struct json_value name, child;
+    size_t n = 0;
+    json_iter_init(&iter, value);
+    for (; value->type == JSON_OBJECT && json_next(&iter, &name, &child); n++)
+        if (members->n <= JSON_MEMBERS_MAX) {
+            const struct json_value *a = &members->name[n], *b = &members->value[n];
+            require(a->text == name.text && a->len == name.len && a->escaped == name.escaped);
+            require(b->text == child.text && b->len == child.len && b->type == child.type &&
+                    b->escaped == child.escaped);
+        }
+    require(n == members->n);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const char *text = (const char *)data;
@@ -104,10 +121,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     /* Every level scans all that is below it: long texts would only cost time. */
     if (size > 4096)
         return 0;
-    if (json_scan(text, size, &value, &err) < 0) {
+    struct json_value same;
+    struct json_members members;
+    struct error other = {0};
+    int rc = json_scan(text, size, &value, &err);
+    require(json_scan_members(text, size, JSON_MAX_DEPTH, &same, &members, &other) == rc);
+    require(!strcmp(err.message, other.message));
+    if (rc < 0) {
         require(err.code == ERROR_INVALID);
         return 0;
     }
+    check_members(&value, &members);
     require(utf8_valid(text, size));
     check_value(&value);
     struct json_iter open;
