@@ -9,6 +9,8 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "common/error.h"
+
 static struct sqs_hand hand;
 
 static int setup(void **state)
@@ -107,7 +109,7 @@ static void test_again(void **state)
     renew(a, "newest", 40);
     assert_true(a->renewed);
     sqs_hand_move(&hand, a, SQS_LOST, false);
-    sqs_hand_drop(&hand, b);
+    sqs_hand_drop(&hand, b, 0);
     assert_ptr_equal(sqs_hand_first(&hand, SQS_DUE), b);
     renew(a, "last", 50);
     assert_int_equal(a->stage, SQS_DUE);
@@ -115,6 +117,34 @@ static void test_again(void **state)
     sqs_hand_clear(&hand);
     assert_int_equal(sqs_hand_count(&hand), 0);
     assert_null(sqs_hand_expiring(&hand));
+}
+
+/* Dropped, but not yet to be deleted. */
+static void test_dropped_later(void **state)
+{
+    struct error err;
+    struct sqs_entry *a = add(1, 10);
+    struct sqs_entry *b = add(2, 20);
+    struct sqs_entry *c = add(3, 30);
+    (void)state;
+    assert_int_equal(sqs_hand_uncommitted(&hand), 0);
+    assert_int_equal(sqs_hand_reserve(&hand, &err), 0);
+    sqs_hand_drop(&hand, a, 4);
+    assert_int_equal(sqs_hand_uncommitted(&hand), 4);
+    assert_int_equal(sqs_hand_reserve(&hand, &err), 0);
+    sqs_hand_delivered(&hand, b, 6);
+    assert_int_equal(sqs_hand_reserve(&hand, &err), 0);
+    sqs_hand_drop(&hand, c, 5);
+    assert_int_equal(sqs_hand_uncommitted(&hand), 6);
+    sqs_hand_committed(&hand, 5);
+    assert_ptr_equal(sqs_hand_first(&hand, SQS_DUE), a);
+    assert_int_equal(hand.count[SQS_DUE], 1);
+    sqs_hand_committed(&hand, 6);
+    assert_int_equal(hand.count[SQS_DUE], 3);
+    assert_int_equal(sqs_hand_uncommitted(&hand), 0);
+    for (struct sqs_entry *e; (e = sqs_hand_first(&hand, SQS_DUE));)
+        sqs_hand_remove(&hand, e);
+    assert_int_equal(sqs_hand_settled(&hand, 6), 6);
 }
 
 /* What is being deleted or extended is passed over. */
@@ -138,10 +168,8 @@ int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_way),
-        CASE(test_settled_in_order),
-        CASE(test_again),
-        CASE(test_expiring),
+        CASE(test_way),           CASE(test_settled_in_order), CASE(test_again),
+        CASE(test_dropped_later), CASE(test_expiring),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -191,6 +191,29 @@ static void test_queue_gone(void **state)
     finish(bed, 40);
 }
 
+/* Said by mistake, while the storage hangs: what comes again is not deleted before its commit. */
+static void test_queue_not_gone(void **state)
+{
+    struct worker_bed *bed = *state;
+    put(0, 5);
+    worker_bed_up(bed);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 5);
+    AWAIT_BED(bed, fake_sqs_left(queue) == 0);
+    kill(redis.pid, SIGSTOP);
+    put(5, 20);
+    WAIT(fake_sqs_counts(queue).received == 25);
+    fake_sqs_set(queue, &(struct fake_sqs_faults){.gone = true});
+    WAIT(worker_bed_logged(bed, "queue events does not exist"));
+    fake_sqs_set(queue, &(struct fake_sqs_faults){0});
+    fake_sqs_expire(queue);
+    WAIT(fake_sqs_counts(queue).received == 45);
+    uint64_t receives = fake_sqs_counts(queue).receives;
+    WAIT(fake_sqs_counts(queue).receives > receives + 1); /* they have been looked at */
+    assert_int_equal(fake_sqs_left(queue), 20);
+    kill(redis.pid, SIGCONT);
+    finish(bed, 25);
+}
+
 static void test_refused(void **state)
 {
     struct worker_bed *bed = *state;
@@ -556,23 +579,15 @@ int main(int argc, char **argv)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(test_partial_failures),
-        CASE(test_void_receipts),
-        CASE(test_late_deletions),
-        CASE(test_endless_backlog),
-        CASE(test_throttled),
-        CASE(test_lost_answers),
-        CASE(test_queue_gone),
-        CASE(test_refused),
-        CASE(test_extended),
-        CASE(test_let_go),
-        CASE(test_lambda_record),
-        CASE(test_publish_fifo),
-        CASE(test_publish_refused),
-        CASE(test_fifo_killed),
-        CASE(test_role),
-        cmocka_unit_test(test_fifo),
-        cmocka_unit_test(test_signature),
+        CASE(test_partial_failures), CASE(test_void_receipts),
+        CASE(test_late_deletions),   CASE(test_endless_backlog),
+        CASE(test_throttled),        CASE(test_lost_answers),
+        CASE(test_queue_gone),       CASE(test_queue_not_gone),
+        CASE(test_refused),          CASE(test_extended),
+        CASE(test_let_go),           CASE(test_lambda_record),
+        CASE(test_publish_fifo),     CASE(test_publish_refused),
+        CASE(test_fifo_killed),      CASE(test_role),
+        cmocka_unit_test(test_fifo), cmocka_unit_test(test_signature),
     };
     if (!redis_server_available()) {
         puts("skipped: no redis-server");

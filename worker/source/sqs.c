@@ -216,6 +216,8 @@ void sqs_queue_gone(struct source *source)
     error_set(&err, ERROR_NOT_FOUND, "queue %s does not exist", s->parameters.queue);
     sqs_receive_cancel(source);
     sqs_release_cancel(source);
+    if (sqs_hand_uncommitted(&s->hand) > s->gone_epoch)
+        s->gone_epoch = sqs_hand_uncommitted(&s->hand);
     sqs_hand_clear(&s->hand);
     sqs_queue_forget_url(&s->queue);
     s->phase = SQS_FIND;

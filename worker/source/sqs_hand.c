@@ -214,10 +214,21 @@ void sqs_hand_delivered(struct sqs_hand *hand, struct sqs_entry *entry, uint64_t
     sqs_hand_move(hand, entry, SQS_DELIVERED, false);
 }
 
-void sqs_hand_drop(struct sqs_hand *hand, struct sqs_entry *entry)
+void sqs_hand_drop(struct sqs_hand *hand, struct sqs_entry *entry, uint64_t epoch)
 {
+    uint64_t last = hand->n_epochs ? hand->epochs[hand->n_epochs - 1].epoch : 0;
+    if (epoch) { /* they ascend; the last one holds messages, so it will be committed */
+        sqs_hand_delivered(hand, entry, epoch > last ? epoch : last);
+        return;
+    }
     drop_body(hand, entry);
     sqs_hand_move(hand, entry, SQS_DUE, false);
+}
+
+uint64_t sqs_hand_uncommitted(const struct sqs_hand *hand)
+{
+    const struct sqs_link *last = hand->stage[SQS_DELIVERED].previous;
+    return last == &hand->stage[SQS_DELIVERED] ? 0 : ((const struct sqs_entry *)(const void *)last)->epoch;
 }
 
 void sqs_hand_committed(struct sqs_hand *hand, uint64_t epoch)

@@ -102,8 +102,11 @@ void sqs_hand_move(struct sqs_hand *hand, struct sqs_entry *entry, enum sqs_stag
 int sqs_hand_reserve(struct sqs_hand *hand, struct error *err);
 /* It is in the epoch to come: from HELD to DELIVERED; its body is freed. */
 void sqs_hand_delivered(struct sqs_hand *hand, struct sqs_entry *entry, uint64_t epoch);
-/* It is not to be delivered: from HELD to DUE. */
-void sqs_hand_drop(struct sqs_hand *hand, struct sqs_entry *entry);
+/* It is not to be delivered: from HELD to DUE, or when this epoch is still to be committed (not 0), to
+ * DELIVERED. Room as for sqs_hand_delivered. */
+void sqs_hand_drop(struct sqs_hand *hand, struct sqs_entry *entry, uint64_t epoch);
+/* The last epoch that messages were delivered in which are to be committed; 0: there are none. */
+uint64_t sqs_hand_uncommitted(const struct sqs_hand *hand);
 /* All that were delivered up to this epoch become DUE. */
 void sqs_hand_committed(struct sqs_hand *hand, uint64_t epoch);
 /* It is deleted, or never was there. */

@@ -33,6 +33,10 @@
  *   after that, before the answer     nothing comes; the identity is kept until it is settled as above
  *   after the answer, before the      the same; SQS may still give out a copy it had not reached: for that
  *   identity has expired              identities outlive their deletion by redelivery_window
+ *
+ * A queue that is said not to exist takes what is in hand with it. Should its messages come again all the
+ * same, those that were delivered wait as before for their commit, and are then deleted.
+ *
  * Where the storage may still lose a commit for a while (worker->unsure_ns), deletions wait for so long, or
  * twice.
  *
@@ -108,6 +112,7 @@ struct sqs_source {
     uint64_t safe_epoch;   /* up to it what was committed may be deleted */
     uint64_t unsafe_epoch; /* and after safe_ns up to this one; 0: none waits */
     uint64_t safe_ns;
+    uint64_t gone_epoch; /* of messages that were forgotten with a queue: to be committed, when not safe */
     struct sqs_receive receives[SQS_RECEIVES_MAX];
     unsigned wanted;    /* receives in flight, at present */
     unsigned receiving; /* are */

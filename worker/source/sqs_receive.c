@@ -270,18 +270,18 @@ static int deliver(struct source *source, struct sqs_entry *e)
 {
     struct sqs_source *s = state_of(source);
     struct error err;
+    if (sqs_hand_reserve(&s->hand, &err) < 0 || consumed_reserve(s->consumed, &e->id, &err) < 0) {
+        s->look_ns = clock_now_ns() + MEMORY_RETRY;
+        return LATER;
+    }
     if (consumed_has(s->consumed, &e->id)) {
         arena_add(&source->stats->duplicates, 1);
-        sqs_hand_drop(&s->hand, e);
+        sqs_hand_drop(&s->hand, e, s->gone_epoch > s->safe_epoch ? s->gone_epoch : 0);
         return DROPPED;
     }
     if (s->from_ms && e->sent_ms && e->sent_ms < s->from_ms) {
-        sqs_hand_drop(&s->hand, e);
+        sqs_hand_drop(&s->hand, e, 0);
         return DROPPED;
-    }
-    if (consumed_reserve(s->consumed, &e->id, &err) < 0 || sqs_hand_reserve(&s->hand, &err) < 0) {
-        s->look_ns = clock_now_ns() + MEMORY_RETRY;
-        return LATER;
     }
     int r = deliver_event(source, e);
     if (r == DELIVERED) {
