@@ -50,7 +50,8 @@ const char *cloudevent_attribute_name(enum cloudevent_attribute attribute)
 
 void cloudevent_clear(struct cloudevent *event)
 {
-    memset(event->attribute, 0, sizeof event->attribute);
+    for (unsigned i = 0; i < CE_ATTRIBUTES; i++) /* memset would become a slow string instruction */
+        event->attribute[i] = (struct cloudevent_span){NULL, 0};
     event->data = CE_DATA_ABSENT;
     event->n_extensions = 0;
 }
@@ -304,6 +305,8 @@ static inline int read_member(struct reader *r, const struct json_value *key, co
     if (read_text(r, key, &name) < 0)
         return -1;
     unsigned meaning = meaning_of(name.text, name.len);
+    if (meaning < CE_DATA && value->type == JSON_STRING && !value->escaped) /* most */
+        return add_attribute(r->event, (enum cloudevent_attribute)meaning, value->text, value->len, r->err);
     if (meaning != NAME_EXTENSION)
         return read_known(r, meaning, value);
     if (value->type == JSON_OBJECT && span_equals(&name, "extensions", 10))
