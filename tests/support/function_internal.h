@@ -46,6 +46,7 @@ struct function_server {
     _Atomic bool stopping;
     pthread_mutex_t lock; /* all below; the thread gives it up while it waits */
     struct function_connection *connections;
+    struct function_later *laters;
     struct function_rule *rules;
     char basic[256], bearer[256], aws_id[128], aws_secret[128], aws_token[512], region[64], service[64];
     int sink_port;

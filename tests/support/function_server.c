@@ -40,17 +40,44 @@ static void close_connection(struct function_connection *c);
 
 /* --- events that come later than the answer --- */
 
-struct later {
+struct function_later {
     struct function_server *server;
+    struct function_later *before, *after;
     struct function_verdict verdict;
 };
 
-static void run_due(void *data)
+static void forget_later(struct function_later *later)
 {
-    struct later *later = data;
-    function_publish(later->server, &later->verdict);
+    *(later->before ? &later->before->after : &later->server->laters) = later->after;
+    if (later->after)
+        later->after->before = later->before;
     function_verdict_done(&later->verdict);
     free(later);
+}
+
+static void run_due(void *data)
+{
+    struct function_later *later = data;
+    function_publish(later->server, &later->verdict);
+    forget_later(later);
+}
+
+/* The event is published when the function has run, whatever becomes of the connection. Takes it. */
+static void run_later(struct function_server *s, struct function_verdict *v)
+{
+    struct function_later *later = calloc(1, sizeof *later);
+    if (!later)
+        abort();
+    *later = (struct function_later){.server = s, .after = s->laters, .verdict = *v};
+    later->verdict.answer = (struct buffer)BUFFER_INIT;
+    v->event = (struct buffer)BUFFER_INIT;
+    if (s->laters)
+        s->laters->before = later;
+    s->laters = later;
+    if (v->behaviour.run_ms)
+        loop_timer_set(s->loop, clock_now_ns() + v->behaviour.run_ms * CLOCK_MS, run_due, later, NULL);
+    else
+        run_due(later);
 }
 
 /* --- sending --- */
@@ -148,23 +175,12 @@ static void begin(struct function_connection *c, const struct function_request *
     c->busy = true;
     if (++s->at_once > s->most_at_once)
         s->most_at_once = s->at_once;
-    uint64_t now = clock_now_ns();
-    if (v->event.len) {
-        struct later *later = calloc(1, sizeof *later);
-        if (!later)
-            abort();
-        *later = (struct later){s, *v};
-        later->verdict.answer = (struct buffer)BUFFER_INIT;
-        v->event = (struct buffer)BUFFER_INIT;
-        if (later->verdict.behaviour.run_ms)
-            loop_timer_set(s->loop, now + later->verdict.behaviour.run_ms * CLOCK_MS, run_due, later, NULL);
-        else
-            run_due(later);
-    }
+    if (v->event.len)
+        run_later(s, v);
     if (v->behaviour.mode == FUNCTION_HANGS)
         return;
     if (v->behaviour.delay_ms)
-        loop_timer_set(s->loop, now + v->behaviour.delay_ms * CLOCK_MS, answer_due, c, NULL);
+        loop_timer_set(s->loop, clock_now_ns() + v->behaviour.delay_ms * CLOCK_MS, answer_due, c, NULL);
     else
         answer_due(c);
 }
@@ -341,6 +357,8 @@ void function_server_free(struct function_server *server)
     pthread_join(server->thread, NULL);
     while (server->connections)
         close_connection(server->connections);
+    while (server->laters)
+        forget_later(server->laters);
     close(server->listener);
     function_server_forget(server);
     hash_done(&server->starts);
