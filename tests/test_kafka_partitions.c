@@ -129,13 +129,47 @@ static void test_messages(void **state)
     assert_non_null(strstr(err.message, "cloudevents-batch"));
 }
 
+/* A log that has lost its end, and others in its place; another topic's; and nothing to compare. */
+static void test_trail(void **state)
+{
+    struct kafka_partitions p = {0};
+    struct error err;
+    (void)state;
+    assert_int_equal(kafka_partitions_resize(&p, KAFKA_TRAILS + 1, &err), 0);
+    struct kafka_partition *one = &p.list[0];
+    assert_false(kafka_partition_retrace(one, 0, 100));
+    kafka_partition_begin(one, 3);
+    for (int64_t i = 3; i < KAFKA_TRAIL + 10; i++)
+        kafka_partition_delivered(one, 0, i, 1000 + i);
+    assert_int_equal(one->next, KAFKA_TRAIL + 10);
+    assert_false(kafka_partition_retrace(one, 0, 10)); /* it does not go back so far */
+    assert_true(kafka_partition_retrace(one, 0, 12));
+    assert_int_equal(one->retrace, 10);
+    assert_true(kafka_partition_retrace(one, 20, 30));
+    assert_int_equal(one->retrace, 20);
+    assert_false(kafka_partition_is_traced(one, 20, 7));
+    assert_int_equal(one->traced, KAFKA_NO_OFFSET);
+    assert_true(kafka_partition_is_traced(one, 20, 1020));
+    assert_true(kafka_partition_is_traced(one, 21, 1021));
+    assert_false(kafka_partition_is_traced(one, 22, 5000));
+    kafka_partition_go_on(one, 22);
+    assert_int_equal(one->next, 22);
+    assert_int_equal(one->last, 21);
+    assert_int_equal(one->timestamp, 1021);
+    assert_true(one->retrace < 0);
+    assert_false(kafka_partition_retrace(one, 22, KAFKA_TRAIL + 10)); /* what is gone is forgotten */
+    kafka_partition_begin(one, 0);
+    assert_false(kafka_partition_retrace(one, 0, 100));
+    kafka_partition_delivered(&p.list[KAFKA_TRAILS], KAFKA_TRAILS, 5, 1005); /* too many partitions */
+    assert_false(kafka_partition_retrace(&p.list[KAFKA_TRAILS], 0, 100));
+    kafka_partitions_done(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_from),
-        cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_trail), cmocka_unit_test(test_round_trip), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_from),  cmocka_unit_test(test_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -365,6 +366,67 @@ static void test_secured(void **state)
     assert_false(worker_bed_logged(bed, "secret") || worker_bed_logged(bed, "hush"));
 }
 
+static void log_path(char path[200], const char *suffix)
+{
+    snprintf(path, 200, "%s/data/%s-0/00000000000000000000.%s", kafka.dir, topic, suffix);
+}
+
+static off_t log_bytes(void)
+{
+    char path[200];
+    struct stat st;
+    log_path(path, "log");
+    assert_int_equal(stat(path, &st), 0);
+    return st.st_size;
+}
+
+/* As the leader is after an unclean election: the log's end is gone. */
+static void cut_log(off_t bytes)
+{
+    char path[200];
+    rd_kafka_destroy(kafka.admin); /* which counts what it has written; another one is made */
+    kafka.admin = NULL;
+    kafka_server_kill(&kafka);
+    log_path(path, "log");
+    assert_int_equal(truncate(path, bytes), 0);
+    log_path(path, "index");
+    unlink(path);
+    log_path(path, "timeindex");
+    unlink(path);
+    assert_int_equal(kafka_server_restart(&kafka), 0);
+}
+
+/* What is left was read, and is not read again; what is written in place of the rest is. */
+static void test_truncated(void **state)
+{
+    struct worker_bed *bed = *state;
+    create(1);
+    worker_bed_trigger(bed, "count", "JOIN", NEVER, PASS, "t", "s");
+    worker_bed_up(bed);
+    publish("s", 0, 6, 0);
+    off_t bytes = log_bytes();
+    publish("s", 6, 4, 0);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 10);
+    cut_log(bytes);
+    AWAIT_BED(bed, worker_bed_logged(bed, "offset=6 count=4 detail=\"the log has lost its end\""));
+    publish("s", 10, 2, 0);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 12);
+    bytes = log_bytes();
+    publish("s", 12, 3, 0);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 15);
+    kill(bed->worker.pid, SIGSTOP); /* once more, with others in their place when it looks */
+    cut_log(bytes);
+    publish("s", 15, 2, 0);
+    kill(bed->worker.pid, SIGCONT);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 17);
+    publish("s", 17, 1, 0);
+    AWAIT_BED(bed, worker_bed_counter(bed, "count") == 18);
+    worker_bed_stop(bed);
+    assert_int_equal(worker_bed_counter(bed, "count"), 18);
+    assert_int_equal(process_log_count(&bed->worker, "event=events_lost"), 2);
+    assert_false(worker_bed_logged(bed, "source_recreated"));
+}
+
 static void test_broker_restarted(void **state)
 {
     struct worker_bed *bed = *state;
@@ -570,6 +632,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         /* first: a broker that was killed looks through all topics that there are */
         cmocka_unit_test_setup_teardown(test_broker_restarted, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_truncated, setup, teardown),
         cmocka_unit_test_setup_teardown(test_consume, setup, teardown),
         cmocka_unit_test_setup_teardown(test_group_follows, setup, teardown),
         cmocka_unit_test_setup_teardown(test_modes, setup, teardown),

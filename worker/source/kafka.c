@@ -346,10 +346,30 @@ static int deliver(struct source *source, const rd_kafka_message_t *message, str
     }
     if (r)
         return r;
-    p->last = message->offset;
-    p->timestamp = rd_kafka_message_timestamp(message, NULL);
-    p->next = p->delivered = message->offset + 1;
+    kafka_partition_delivered(p, (size_t)message->partition, message->offset,
+                              rd_kafka_message_timestamp(message, NULL));
     return 0;
+}
+
+/* The partition's log was compared with what was read, up to this offset. Requires: emit. */
+static void end_retrace(struct source *source, size_t partition, int64_t offset)
+{
+    struct kafka_source *s = source->state;
+    struct kafka_partition *p = &s->partitions.list[partition];
+    if (p->traced < 0) {
+        p->another = true;
+        kafka_check_soon(s);
+        return;
+    }
+    if (p->next > offset) { /* most of it was read before; it is told of all the same */
+        log_error("events_lost", LOG_STR("source", source->name), LOG_STR("topic", s->parameters.topic),
+                  LOG_UINT("partition", partition), LOG_INT("offset", offset),
+                  LOG_INT("count", p->next - offset), LOG_STR("detail", "the log has lost its end"));
+        arena_add(&source->stats->lost, (uint64_t)(p->next - offset));
+    }
+    kafka_partition_go_on(p, offset);
+    atomic_store(&source->changed, true);
+    checkpoint_changed(source->worker->checkpoint);
 }
 
 /* Not a message, but news of a partition. Requires: emit. */
@@ -361,6 +381,8 @@ static void hear(struct source *source, const rd_kafka_message_t *message, struc
         kafka_recovered(s, p);
         p->verifying = false;
         p->high = message->offset;
+        if (p->retrace >= 0)
+            end_retrace(source, (size_t)message->partition, message->offset);
         if (message->offset > p->next) /* what lay between is no event */
             p->next = message->offset;
         atomic_store(&s->commit_due, true);
@@ -379,10 +401,17 @@ static void hear(struct source *source, const rd_kafka_message_t *message, struc
 }
 
 /* Whether the record is one that was delivered before, and is to be left out. Tells another topic by it. */
-static bool is_old(struct kafka_source *s, const rd_kafka_message_t *message, struct kafka_partition *p)
+static bool is_old(struct source *source, const rd_kafka_message_t *message, struct kafka_partition *p)
 {
+    struct kafka_source *s = source->state;
     if (p->another || p->astray)
         return true;
+    if (p->retrace >= 0) {
+        if (kafka_partition_is_traced(p, message->offset, rd_kafka_message_timestamp(message, NULL)))
+            return true;
+        end_retrace(source, (size_t)message->partition, message->offset);
+        return p->another;
+    }
     if (p->verifying)
         atomic_store(&s->commit_due, true);
     if (message->offset >= p->next) {
@@ -414,7 +443,7 @@ static int take(struct source *source, const rd_kafka_message_t *message, struct
         return 0;
     }
     kafka_recovered(s, p);
-    return is_old(s, message, p) ? 0 : deliver(source, message, p, event);
+    return is_old(source, message, p) ? 0 : deliver(source, message, p, event);
 }
 
 static int deliver_batch(struct source *source, size_t n)

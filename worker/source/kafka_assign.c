@@ -6,9 +6,12 @@
  *     no position: adoption, or the group's offset, or the first one; a partition that was added later the
  *                  first one
  *     position before the first offset: events were trimmed away; they are counted as lost
- *     position behind the end, for longer than a moment: the topic was made anew
+ *     position behind the end, for longer than a moment: the topic was made anew, or the log has lost its
+ * end:
+ *                  it is compared with the trail (kafka_partitions.h), from the first record that is in both.
+ *                  Where it differs first, or ends, reading goes on; if that is at once, it was made anew
  *     otherwise: from the last record that was delivered, if it is still there, so that it can be compared;
- * it is not delivered again (kafka.c). Another one there: the topic was made anew
+ * it is not delivered again (kafka.c). Another one there: likewise
  *
  * So do those from which librdkafka could not fetch, until it can: it does not tell when that is, but once
  * the partition is given to it anew, either a record or the end comes, or the error again. One that no broker
@@ -176,10 +179,12 @@ static int assign(struct source *source, const struct kafka_bounds *bounds, size
         struct kafka_partition *p = &s->partitions.list[bounds[i].partition];
         if (p->next < 0 || p->suspect_ns)
             continue;
-        p->verifying = p->last >= bounds[i].low;
+        p->verifying = p->retrace < 0 && p->last >= bounds[i].low;
         p->high = bounds[i].high;
         rd_kafka_topic_partition_list_add(list, s->parameters.topic, (int32_t)bounds[i].partition)->offset =
-            p->verifying ? p->last : p->next;
+            p->retrace >= 0 ? p->retrace
+            : p->verifying  ? p->last
+                            : p->next;
     }
     if (list->cnt)
         r = call_assign(source, list, true, err);
@@ -192,15 +197,6 @@ static int assign(struct source *source, const struct kafka_bounds *bounds, size
 }
 
 /* --- deciding --- */
-
-static void begin_at(struct kafka_partition *p, int64_t offset)
-{
-    *p = (struct kafka_partition){.next = offset,
-                                  .last = KAFKA_NO_OFFSET,
-                                  .timestamp = -1,
-                                  .delivered = offset,
-                                  .high = KAFKA_NO_OFFSET};
-}
 
 static void count_lost(struct source *source, size_t partition, int64_t from, int64_t low)
 {
@@ -224,7 +220,7 @@ static void first_offset(struct source *source, const struct kafka_bounds *b, bo
         offset = b->committed;
     if (offset >= 0 && offset < b->low)
         count_lost(source, b->partition, offset, b->low);
-    begin_at(p, offset < b->low || offset > b->high ? b->low : offset);
+    kafka_partition_begin(p, offset < b->low || offset > b->high ? b->low : offset);
 }
 
 /* Gives the partition an offset, or leaves it in suspicion. Returns whether it was made anew. Requires: emit.
@@ -244,12 +240,17 @@ static bool decide(struct source *source, const struct kafka_bounds *b, bool fir
         return false;
     }
     bool anew = p->another || p->next > b->high;
+    bool differs = p->retrace >= 0 && p->another; /* from the first record on */
     p->suspect_ns = 0;
+    if ((anew || p->retrace >= 0) && !differs && kafka_partition_retrace(p, b->low, b->high)) {
+        p->another = false;
+        return false;
+    }
     if (anew) {
-        begin_at(p, b->low);
+        kafka_partition_begin(p, b->low);
     } else if (p->next < b->low) {
         count_lost(source, b->partition, p->next, b->low);
-        begin_at(p, b->low);
+        kafka_partition_begin(p, b->low);
     }
     return anew;
 }
@@ -302,7 +303,7 @@ static void begin_again(struct source *source)
     (void)unassign(source, false, &ignored); /* if it fails, assigning them again does, visibly */
     pthread_mutex_lock(&source->emit);
     for (size_t i = 0; i < s->partitions.n; i++)
-        begin_at(&s->partitions.list[i], KAFKA_NO_OFFSET);
+        kafka_partition_begin(&s->partitions.list[i], KAFKA_NO_OFFSET);
     pthread_mutex_unlock(&source->emit);
 }
 

@@ -12,10 +12,22 @@ static const struct kafka_partition not_begun = {.next = KAFKA_NO_OFFSET,
                                                  .last = KAFKA_NO_OFFSET,
                                                  .timestamp = -1,
                                                  .delivered = KAFKA_NO_OFFSET,
-                                                 .high = KAFKA_NO_OFFSET};
+                                                 .high = KAFKA_NO_OFFSET,
+                                                 .retrace = KAFKA_NO_OFFSET,
+                                                 .traced = KAFKA_NO_OFFSET};
+
+/* Record n is at n % KAFKA_TRAIL. */
+struct kafka_trail {
+    struct {
+        int64_t offset; /* KAFKA_NO_OFFSET: none */
+        int64_t timestamp;
+    } steps[KAFKA_TRAIL];
+};
 
 void kafka_partitions_done(struct kafka_partitions *p)
 {
+    for (size_t i = 0; i < p->n; i++)
+        free(p->list[i].trail);
     free(p->list);
     *p = (struct kafka_partitions){0};
 }
@@ -35,6 +47,68 @@ int kafka_partitions_resize(struct kafka_partitions *p, size_t n, struct error *
     p->n = n;
     return 0;
 }
+
+/* --- one --- */
+
+void kafka_partition_begin(struct kafka_partition *p, int64_t offset)
+{
+    free(p->trail);
+    *p = not_begun;
+    p->next = p->delivered = offset;
+}
+
+static struct kafka_trail *trail_new(void)
+{
+    struct kafka_trail *trail = malloc(sizeof *trail);
+    for (size_t i = 0; trail && i < KAFKA_TRAIL; i++)
+        trail->steps[i].offset = KAFKA_NO_OFFSET;
+    return trail;
+}
+
+void kafka_partition_delivered(struct kafka_partition *p, size_t number, int64_t offset, int64_t timestamp)
+{
+    p->last = offset;
+    p->timestamp = timestamp;
+    p->next = p->delivered = offset + 1;
+    if (!p->trail && (number >= KAFKA_TRAILS || !(p->trail = trail_new())))
+        return;
+    p->trail->steps[offset % KAFKA_TRAIL].offset = offset;
+    p->trail->steps[offset % KAFKA_TRAIL].timestamp = timestamp;
+}
+
+bool kafka_partition_retrace(struct kafka_partition *p, int64_t low, int64_t high)
+{
+    p->retrace = p->traced = KAFKA_NO_OFFSET;
+    for (size_t i = 0; p->trail && i < KAFKA_TRAIL; i++) {
+        int64_t offset = p->trail->steps[i].offset;
+        if (offset >= low && offset < high && (p->retrace < 0 || offset < p->retrace))
+            p->retrace = offset;
+    }
+    return p->retrace >= 0;
+}
+
+bool kafka_partition_is_traced(struct kafka_partition *p, int64_t offset, int64_t timestamp)
+{
+    if (p->trail->steps[offset % KAFKA_TRAIL].offset != offset ||
+        p->trail->steps[offset % KAFKA_TRAIL].timestamp != timestamp || timestamp < 0)
+        return false;
+    p->traced = offset;
+    p->traced_timestamp = timestamp;
+    return true;
+}
+
+void kafka_partition_go_on(struct kafka_partition *p, int64_t offset)
+{
+    for (size_t i = 0; i < KAFKA_TRAIL; i++)
+        if (p->trail->steps[i].offset >= offset)
+            p->trail->steps[i].offset = KAFKA_NO_OFFSET;
+    p->last = p->traced;
+    p->timestamp = p->traced_timestamp;
+    p->next = p->delivered = offset;
+    p->retrace = p->traced = KAFKA_NO_OFFSET;
+}
+
+/* --- the stored form --- */
 
 void kafka_partitions_write(const struct kafka_partitions *p, struct buffer *out)
 {
