@@ -35,7 +35,6 @@ struct bed {
     struct source source;
     struct source *sources[3];
     struct changes changes; /* of the last collection */
-    uint64_t window_ns;     /* redelivery_window */
 };
 
 static int setup(void **state)
@@ -87,7 +86,7 @@ static void barrier(struct bed *bed, uint64_t ms, uint64_t seq)
 static size_t collect(struct bed *bed, uint64_t epoch)
 {
     changes_reset(&bed->changes);
-    emissions_collect(bed->emissions, bed->sources, 3, bed->window_ns, epoch, &bed->changes);
+    emissions_collect(bed->emissions, bed->sources, 3, epoch, &bed->changes);
     assert_false(bed->changes.text.failed);
     return bed->changes.n;
 }
@@ -247,43 +246,15 @@ static void test_unordered(void **state)
     assert_forgotten(bed, true);
 }
 
-/* Nobody reads the source any more: it is awaited for a while. */
+/* Nobody reads the source (any more): nothing can come back. */
 static void test_source_gone(void **state)
 {
     struct bed *bed = *state;
-    bed->window_ns = 3600 * CLOCK_S;
     publish(bed, KEY);
     complete(bed, KEY, 7, 3, false);
     bed->source.consume = false;
     collect(bed, 1);
-    assert_field(&bed->changes, false, true, 7, 3);
-    assert_int_equal(collect(bed, 2), 0);
-    bed->window_ns = 0;
-    collect(bed, 3);
-    assert_forgotten(bed, true);
-}
-
-/* It is put back in time: the second copy of what has come counts no more. */
-static void test_source_back(void **state)
-{
-    struct bed *bed = *state;
-    bed->window_ns = 3600 * CLOCK_S;
-    publish(bed, KEY);
-    assert_int_equal(see(bed, KEY), EMISSION_FIRST);
-    complete(bed, KEY, 7, 3, false);
-    barrier(bed, 7, 2);
-    bed->sources[2] = NULL;
-    collect(bed, 1);
-    assert_field(&bed->changes, true, true, 7, 3);
-    bed->sources[2] = &bed->source;
-    assert_int_equal(see(bed, KEY), EMISSION_REPEAT);
-    barrier(bed, 7, 2);
-    bed->window_ns = 0; /* it is read again */
-    assert_int_equal(collect(bed, 2), 0);
-    assert_int_equal(see(bed, KEY), EMISSION_REPEAT);
-    barrier(bed, 7, 3);
-    collect(bed, 3);
-    assert_forgotten(bed, true);
+    assert_forgotten(bed, false);
 }
 
 static void test_complete_twice(void **state)
@@ -375,7 +346,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_passed_by_time, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unordered, setup, teardown),
         cmocka_unit_test_setup_teardown(test_source_gone, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_source_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_complete_twice, setup, teardown),
         cmocka_unit_test_setup_teardown(test_restore_seen, setup, teardown),
         cmocka_unit_test_setup_teardown(test_restore_completed, setup, teardown),

@@ -27,7 +27,6 @@ struct emission {
     bool stored;            /* there is a field in storage, or in an epoch before the one collected */
     bool completion_stored; /* which says that it is completed, and its final position */
     uint64_t final_position[2];
-    uint64_t unread_ns; /* completed, and since when nobody reads the source; 0: somebody does */
     struct emission *next_completed;
 };
 
@@ -154,32 +153,22 @@ static bool has_passed(const struct emission *m, const struct source *s)
     return at[0] > m->final_position[0] || (at[0] == m->final_position[0] && at[1] >= m->final_position[1]);
 }
 
-/* The source may be put back, in this life or the next, which begins to wait anew. */
-static bool has_been_unread(struct emission *m, const struct source *source, uint64_t window_ns)
-{
-    uint64_t now = clock_now_ns();
-    if (source || !m->unread_ns)
-        m->unread_ns = source ? 0 : now;
-    return !source && now - m->unread_ns >= window_ns;
-}
-
 /* Whether nothing that this epoch's cut has not seen can be a repeat any more. */
-static bool may_forget(struct emission *m, const struct source *source, uint64_t window_ns, uint64_t epoch)
+static bool may_forget(const struct emission *m, const struct source *source, uint64_t epoch)
 {
-    bool unread = has_been_unread(m, source, window_ns);
     if (m->seen && m->seen_epoch > epoch)
         return false; /* its field is still to be written */
-    return m->once || unread || (source && has_passed(m, source));
+    return !source || m->once || has_passed(m, source);
 }
 
 void emissions_collect(struct emissions *emissions, struct source *const *sources, size_t n_sources,
-                       uint64_t window_ns, uint64_t epoch, struct changes *out)
+                       uint64_t epoch, struct changes *out)
 {
     pthread_mutex_lock(&emissions->lock);
     struct emission **link = &emissions->completed;
     for (struct emission *m; (m = *link);) {
         bool seen = m->seen && m->seen_epoch <= epoch;
-        if (!may_forget(m, source_of(m, sources, n_sources), window_ns, epoch)) {
+        if (!may_forget(m, source_of(m, sources, n_sources), epoch)) {
             /* The outbox forgets the intent with its completion, so from then on this field must tell all.
              * What the source has written in this epoch may be from before the completion: ours comes after
              * it. */

@@ -5,10 +5,8 @@
  * was seen is stored with the checkpoint that counts it (field seen:<key>), and forgotten as soon as no
  * repeat can follow: when the intent's completion is committed and it was published only once, or the source
  * has passed the last publication. An unordered source passes nothing: its sink's final position is the time
- * of publication in unix nanoseconds, and a repeat is awaited for redelivery_window. So long it is awaited,
- * too, when nobody reads the source any more: it may be put back. (There are no more of those than were under
- * way or not passed when it was removed: what is published to a source that nobody reads is not registered.)
- * Thread: any (a lock inside). */
+ * of publication in unix nanoseconds, and a repeat is awaited for redelivery_window. Thread: any (a lock
+ * inside). */
 #pragma once
 
 #include <stdbool.h>
@@ -41,10 +39,9 @@ enum emission_sight emissions_see(struct emissions *emissions, struct source *so
 void emissions_complete(struct emissions *emissions, const char *key, const uint64_t final_position[2],
                         bool once);
 
-/* Forgets what can be forgotten with the checkpoint of `epoch`; window_ns: redelivery_window. Thread:
- * checkpoint, after the barriers. */
+/* Forgets what can be forgotten with the checkpoint of `epoch`. Thread: checkpoint, after the barriers. */
 void emissions_collect(struct emissions *emissions, struct source *const *sources, size_t n_sources,
-                       uint64_t window_ns, uint64_t epoch, struct changes *out);
+                       uint64_t epoch, struct changes *out);
 
 /* Puts a stored field back (key without "seen:"). Errors: ERROR_INVALID, ERROR_MEMORY. */
 int emissions_restore(struct emissions *emissions, const char *key, size_t key_len, const char *value,

@@ -192,8 +192,7 @@ static int gather(struct checkpoint *c, uint64_t epoch, struct error *err)
     collect_outbox(c, epoch);
     collect_finished(c, epoch);
     internal_collect(w->internal, epoch, &c->cut.changes);
-    emissions_collect(w->emissions, w->sources, ARENA_MAX_SOURCES, (uint64_t)w->config->redelivery_window_ns,
-                      epoch, &c->cut.changes);
+    emissions_collect(w->emissions, w->sources, ARENA_MAX_SOURCES, epoch, &c->cut.changes);
     return cut_gather(&c->cut, epoch, err);
 }
 
