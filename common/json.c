@@ -188,6 +188,17 @@ bool utf8_valid(const char *text, size_t n)
     return true;
 }
 
+void json_append_bytes(struct buffer *out, const char *text, size_t n)
+{
+    if (utf8_valid(text, n)) {
+        buffer_append_json(out, text, n);
+        return;
+    }
+    buffer_append_text(out, "{\"base64\":\"");
+    buffer_append_base64(out, text, n);
+    buffer_append_text(out, "\"}");
+}
+
 static __attribute__((cold, noinline)) const char *fail(struct scanner *s, const char *at, const char *wrong)
 {
     s->at = at;

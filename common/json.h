@@ -91,3 +91,5 @@ const char *json_type_name(enum json_type type);
 
 /* Whether n bytes are valid UTF-8 (RFC 3629). */
 bool utf8_valid(const char *text, size_t n);
+/* Appends text from outside as a JSON string; what is not UTF-8 as {"base64":"..."}. */
+void json_append_bytes(struct buffer *out, const char *text, size_t n);

@@ -248,13 +248,7 @@ static void append_output(const char *text, size_t len, size_t most, struct buff
     size_t n = len < most ? len : most;
     while (n < len && n && ((unsigned char)text[n] & 0xC0) == 0x80)
         n--;
-    if (utf8_valid(text, n)) {
-        buffer_append_json(out, text, n);
-        return;
-    }
-    buffer_append_text(out, "{\"base64\":\"");
-    buffer_append_base64(out, text, n);
-    buffer_append_text(out, "\"}");
+    json_append_bytes(out, text, n);
 }
 
 /* The last character may have been cut by output_bytes. */

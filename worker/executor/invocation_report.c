@@ -85,18 +85,6 @@ int invocation_report_done(const struct invocation *invocation, const struct htt
     return r < 0 ? -1 : 0;
 }
 
-/* Text from outside, of which not all may be UTF-8. */
-static void append_text(const char *text, size_t len, struct buffer *out)
-{
-    if (utf8_valid(text, len)) {
-        buffer_append_json(out, text, len);
-        return;
-    }
-    buffer_append_text(out, "{\"base64\":\"");
-    buffer_append_base64(out, text, len);
-    buffer_append_text(out, "\"}");
-}
-
 static size_t cut_text(const char *text, size_t len)
 {
     if (len <= SHOWN_BODY)
@@ -116,7 +104,7 @@ static void append_answer(const struct http_answer *answer, struct buffer *out)
         json_scan_within(answer->body, answer->len, JSON_DATA_DEPTH - 3, &json, NULL) == 0)
         redact_json(&json, NULL, out);
     else
-        append_text(answer->body, shown, out);
+        json_append_bytes(out, answer->body, shown);
     if (shown < answer->len || !answer->complete)
         buffer_append_text(out, ",\"cut\":true");
     buffer_append_char(out, '}');
@@ -139,7 +127,7 @@ static int emit_failure(const struct invocation *i, const struct http_answer *an
         return 0;
     json_unescape(&subject, &name);
     buffer_printf(&data, "{\"key\":\"%s\",\"attempts\":%u,\"error\":", i->intent->key, i->intent->attempts);
-    append_text(why->message, strlen(why->message), &data);
+    json_append_bytes(&data, why->message, strlen(why->message));
     if (intent_trigger(i->intent, &trigger)) {
         size_t len;
         const char *raw = json_raw(&trigger, &len);

@@ -120,15 +120,10 @@ int kafka_message_read(const rd_kafka_message_t *message, struct buffer *scratch
 
 static void write_text(struct buffer *out, const void *text, size_t len)
 {
-    if (!text) {
+    if (text)
+        json_append_bytes(out, text, len);
+    else
         buffer_append_text(out, "null");
-    } else if (utf8_valid(text, len)) {
-        buffer_append_json(out, text, len);
-    } else {
-        buffer_append_text(out, "{\"base64\":\"");
-        buffer_append_base64(out, text, len);
-        buffer_append_text(out, "\"}");
-    }
 }
 
 void kafka_message_keep(const void *key, size_t key_len, const void *value, size_t len,

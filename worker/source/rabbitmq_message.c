@@ -175,13 +175,7 @@ int rabbitmq_message_read(const struct rabbitmq_event *message, struct cloudeven
 static void write_text(struct buffer *out, const char *name, const char *text, size_t len)
 {
     buffer_printf(out, ",\"%s\":", name);
-    if (utf8_valid(text, len)) {
-        buffer_append_json(out, text, len);
-        return;
-    }
-    buffer_append_text(out, "{\"base64\":\"");
-    buffer_append_base64(out, text, len);
-    buffer_append_text(out, "\"}");
+    json_append_bytes(out, text, len);
 }
 
 void rabbitmq_message_keep(const struct rabbitmq_event *message, struct buffer *out)

@@ -394,17 +394,6 @@ static void adapt_count(struct redis_source *s, size_t bytes, size_t n_entries)
 
 /* --- delivering --- */
 
-static void write_text(struct buffer *out, const char *text, size_t len)
-{
-    if (utf8_valid(text, len)) {
-        buffer_append_json(out, text, len);
-        return;
-    }
-    buffer_append_text(out, "{\"base64\":\"");
-    buffer_append_base64(out, text, len);
-    buffer_append_text(out, "\"}");
-}
-
 /* An entry that is no CloudEvent is kept as it was. */
 static void reject(struct source *source, const struct redis_entry *entry, const char *reason,
                    const char *detail)
@@ -418,9 +407,9 @@ static void reject(struct source *source, const struct redis_entry *entry, const
         const char *value =
             i + 1 < entry->n_fields ? redis_batch_field(&s->batch, entry, i + 1, &len[1]) : "";
         buffer_append_text(&s->body, i ? ",[" : "[");
-        write_text(&s->body, name, len[0]);
+        json_append_bytes(&s->body, name, len[0]);
         buffer_append_char(&s->body, ',');
-        write_text(&s->body, value, len[1]);
+        json_append_bytes(&s->body, value, len[1]);
         buffer_append_char(&s->body, ']');
     }
     buffer_append_char(&s->body, ']');
