@@ -98,7 +98,7 @@ static void test_refused(void **state)
         {"{" GOOD ",\"tls\":true,\"tls_cert\":\"x\"}", "tls_key is missing"},
         {"{" GOOD ",\"tls\":true,\"tls_key\":\"x\"}", "tls_cert is missing"},
         {"{" GOOD ",\"password\":{\"hush\":1}}", "password is not a string"},
-        {"{" GOOD ",\"properties\":[]}", "properties is []"},
+        {"{" GOOD ",\"properties\":[\"ssl.key.password=hush\"]}", "properties is not an object"},
         {"{" GOOD ",\"properties\":{\"no.such\":1}}", "no.such"},
         {"{" GOOD ",\"properties\":{\"socket.timeout.ms\":\"soon\"}}", "socket.timeout.ms is soon: "},
         {"{" GOOD ",\"properties\":{\"sasl.pasword\":\"hush\"}}", "librdkafka has no \"sasl.pasword\""},

@@ -160,6 +160,12 @@ static void test_trail(void **state)
     assert_false(kafka_partition_retrace(one, 22, KAFKA_TRAIL + 10)); /* what is gone is forgotten */
     kafka_partition_begin(one, 0);
     assert_false(kafka_partition_retrace(one, 0, 100));
+    for (int64_t i = 0; i < 3 * KAFKA_TRAIL; i++) /* with gaps, of markers or compaction */
+        if (i % 11 != 10)
+            kafka_partition_delivered(one, 0, i, 1000 + i);
+    assert_true(kafka_partition_retrace(one, 0, 3 * KAFKA_TRAIL - 50));
+    for (int64_t i = one->retrace; i < 3 * KAFKA_TRAIL - 50; i++)
+        assert_true(i % 11 == 10 || kafka_partition_is_traced(one, i, 1000 + i));
     kafka_partition_delivered(&p.list[KAFKA_TRAILS], KAFKA_TRAILS, 5, 1005); /* too many partitions */
     assert_false(kafka_partition_retrace(&p.list[KAFKA_TRAILS], 0, 100));
     kafka_partitions_done(&p);

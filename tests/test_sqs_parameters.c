@@ -106,6 +106,7 @@ static void test_refused(void **state)
         "{\"queue\":\"arn:aws:sqs:::q\"}",
         "{\"queue\":\"https://host\",\"region\":\"r\"}",
         "{\"queue\":\"https://user:word@host/1/q\",\"region\":\"r\"}",
+        "{\"queue\":\"https://user:word@host/1/q\\n\",\"region\":\"r\"}",
         "{\"queue\":\"q\",\"region\":\"eu west\"}",
         "{\"queue\":\"q\",\"region\":\"r\",\"endpoint\":\"ftp://h\"}",
         "{\"queue\":\"q\",\"region\":\"r\",\"endpoint\":\"http://u:the-secret@h\"}",

@@ -448,8 +448,7 @@ static void test_publish_refused(void **state)
 static void test_producer(void **state)
 {
     struct worker_bed *bed = *state;
-    (void)emitted; /* the test's own producer */
-    publish();
+    publish(); /* opens the test's own producer, before producers are refused */
     kafka_mock_refuse(&mock, KAFKA_INIT_PRODUCER_ID, RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED);
     start_emitting(bed, false, "");
     worker_bed_publish(bed, "e", "s", 2);

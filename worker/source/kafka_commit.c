@@ -32,7 +32,7 @@ static int64_t reached(const struct kafka_source *s, size_t i)
 {
     int64_t offset = kafka_offset(&s->committed, i);
     const struct kafka_partition *p = &s->partitions.list[i];
-    if (!p->assigned || p->verifying || p->another || p->astray || offset > p->next)
+    if (!p->assigned || p->verifying || p->retrace >= 0 || p->another || p->astray || offset > p->next)
         return KAFKA_NO_OFFSET;
     return offset >= 0 && p->delivered <= offset && offset < p->next ? p->next : offset;
 }

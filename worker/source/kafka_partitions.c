@@ -67,11 +67,14 @@ static struct kafka_trail *trail_new(void)
 
 void kafka_partition_delivered(struct kafka_partition *p, size_t number, int64_t offset, int64_t timestamp)
 {
+    int64_t gap = offset - p->last < KAFKA_TRAIL ? p->last + 1 : offset - KAFKA_TRAIL + 1;
     p->last = offset;
     p->timestamp = timestamp;
     p->next = p->delivered = offset + 1;
     if (!p->trail && (number >= KAFKA_TRAILS || !(p->trail = trail_new())))
         return;
+    for (; gap < offset; gap++) /* no events are there, and what had their places is too old */
+        p->trail->steps[gap % KAFKA_TRAIL].offset = KAFKA_NO_OFFSET;
     p->trail->steps[offset % KAFKA_TRAIL].offset = offset;
     p->trail->steps[offset % KAFKA_TRAIL].timestamp = timestamp;
 }

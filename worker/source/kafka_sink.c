@@ -32,9 +32,8 @@
 #define KEEP_BODY (1u << 20)
 #define PAUSE_FIRST (100 * CLOCK_MS) /* between two producers that come to their end, doubling */
 #define PAUSE_LONGEST (10 * CLOCK_S)
-#define CORRUPT_ATTEMPTS 5       /* so often what was damaged on its way is tried again */
+#define CORRUPT_ATTEMPTS 5       /* from which on, whatever has failed before, a damaged one is given up */
 #define ALONE_FOR (30 * CLOCK_S) /* longer than the executor's longest pause before another attempt */
-
 #define TROUBLE_NS (30 * CLOCK_S)
 
 struct kafka_sink {
@@ -131,11 +130,12 @@ static bool is_final(const struct intent *intent, rd_kafka_resp_err_t code)
            (kafka_topic_refused(code) && code != RD_KAFKA_RESP_ERR__AUTHENTICATION);
 }
 
-/* What is too large for the topic fails with the batch that librdkafka has put it into. So all of that is
- * tried again, one by one, and what is then refused is too large by itself. */
+/* What is too large for the topic, or not valid there, fails with the batch that librdkafka has put it into.
+ * So all of that is tried again, one by one, and what is then refused is so by itself. */
 static bool is_in_bad_company(struct kafka_sink *s, const struct intent *intent, rd_kafka_resp_err_t code)
 {
-    if (code != RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && code != RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE)
+    if (code != RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && code != RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE &&
+        code != RD_KAFKA_RESP_ERR_INVALID_RECORD)
         return false;
     s->alone_ns = clock_now_ns() + ALONE_FOR;
     return intent != s->lone;

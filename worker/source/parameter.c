@@ -11,8 +11,8 @@
 
 static bool is_secret(const char *name)
 {
-    static const char *const names[] = {"password", "amqp_url", "access_key_id", "secret_access_key",
-                                        "session_token"};
+    static const char *const names[] = {"password",          "amqp_url",      "access_key_id",
+                                        "secret_access_key", "session_token", "properties"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (!strcmp(name, names[i]))
             return true;
@@ -23,7 +23,7 @@ int parameter_wrong(const char *name, const struct json_value *value, const char
 {
     size_t len;
     const char *raw = json_raw(value, &len);
-    if (is_secret(name))
+    if (is_secret(name) || memchr(raw, '@', len)) /* the user of a URL may have a password */
         return error_set(err, ERROR_INVALID, "parameter %s is not %s", name, wanted);
     return error_set(err, ERROR_INVALID, "parameter %s is %.*s, not %s", name,
                      (int)(len < PARAMETER_SHOWN ? len : PARAMETER_SHOWN), raw, wanted);

@@ -34,7 +34,9 @@
  * dropped twice. Where twins are seen the chunks go as soon as they are settled, so that what was
  * acknowledged long ago does not stand for a twin that was handed out and not consumed. What remains: a twin
  * handed out and not consumed when the connection ends just between an acknowledgement's effect and the
- * knowledge of it (or, after a crash of the worker, the next checkpoint). Nothing tells them apart: delivery
+ * knowledge of it (or, after a crash of the worker, the next checkpoint). And the first twins of all: one
+ * that another connection held, and that comes flagged behind the head when its twin was consumed on this
+ * connection, is taken for a repetition. Nothing tells them apart: delivery
  * tags are the connection's own, x-delivery-count is the same for both, other properties are the publisher's
  * and part of the identity, and the order of redelivery is that of the queue only as long as it has no
  * priorities and one earlier connection. Publishers that give each event an id, as CloudEvents wants it, have
