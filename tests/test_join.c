@@ -36,8 +36,34 @@ static void test_bound(void **state)
     joins_done(&joins);
 }
 
+/* The oldest run of all fails last; and one in the middle of those that have. */
+static void test_closed(void **state)
+{
+    struct joins joins = {.n = 0};
+    struct error err;
+    (void)state;
+    for (unsigned i = 0; i < JOINS_MAX_CLOSED + 3; i++) {
+        struct join *join = open_run(&joins, i, &err);
+        assert_non_null(join);
+        join->expected = 2;
+        if (i && i != 500)
+            joins_close(&joins, &join);
+    }
+    for (unsigned i = 0; i <= 500; i += 500) {
+        char path[24];
+        snprintf(path, sizeof path, "%016u", i);
+        struct join *join = joins_find(&joins, path, 16);
+        assert_non_null(join);
+        joins_close(&joins, &join);
+        assert_ptr_equal(join, joins_find(&joins, path, 16));
+        assert_true(join->closed);
+    }
+    assert_int_equal(joins.n, JOINS_MAX_CLOSED);
+    joins_done(&joins);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bound)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bound), cmocka_unit_test(test_closed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -59,6 +59,8 @@ static int again(struct firing *firing, const struct asf_firing *asf, uint64_t d
     struct asf_event made;
     BUFFER_AUTO subject = BUFFER_INIT;
     buffer_printf(&subject, "%s.again", asf->subject);
+    if (subject.failed)
+        return out_of_memory(err);
     int r = asf_event_init(&made, firing, buffer_text(&subject), &asf->data, &asf->item, 0, err);
     if (r == 0)
         r = delay_ns ? firing_timer(firing, clock_unix_ns() + delay_ns, &made.event, err)
@@ -117,7 +119,8 @@ static int catch (struct firing *firing, const struct asf_firing *asf, const str
     int r = make_output(&evaluation, verdict, &asf->data, &output, err);
     if (r == 0) {
         buffer_printf(&subject, "%s.catch%d", asf->subject, verdict->catcher);
-        r = asf_emit(firing, buffer_text(&subject), &output, &asf->item, 0, err);
+        r = subject.failed ? out_of_memory(err)
+                           : asf_emit(firing, buffer_text(&subject), &output, &asf->item, 0, err);
     } else if (err->code != ERROR_MEMORY) {
         failure_of_message(err->message, &failure);
         r = pass_on(firing, asf, &failure, err);

@@ -430,7 +430,10 @@ static unsigned write_map(struct asf *a, const struct json_value *map)
 
 static unsigned write_join(void *state, const struct json_value *write)
 {
+    struct asf *a = state;
     struct json_value map;
+    free(a->answer.text); /* of an event that is over: nothing to put back */
+    a->answer = (struct answer){0};
     if (json_member(write, "map", &map) && map.type == JSON_OBJECT)
         return write_map(state, &map);
     if (json_member(write, "failed", &map) && map.type == JSON_OBJECT)

@@ -110,23 +110,24 @@ struct join *joins_oldest(struct joins *joins, bool open)
     return NULL;
 }
 
-/* Makes room for another one that is closed: drops the oldest. */
-static void bound_closed(struct joins *joins)
+/* Makes room for another one that is closed: drops the oldest. Where the one at this place is then. */
+static size_t bound_closed(struct joins *joins, size_t at)
 {
     size_t n = 1;
     for (size_t i = 0; i < joins->n; i++)
         n += joins->groups[i].closed;
     for (size_t i = 0; i < joins->n && n > JOINS_MAX_CLOSED; i++)
         if (joins->groups[i].closed) {
+            at -= i < at;
             joins_remove(joins, &joins->groups[i--]);
             n--;
         }
+    return at;
 }
 
 void joins_close(struct joins *joins, struct join **join)
 {
     struct join *j = *join;
-    size_t from_end = joins->n - (size_t)(j - joins->groups);
     joins->bytes -= j->input.len + j->state.len;
     buffer_done(&j->input);
     buffer_done(&j->state);
@@ -136,8 +137,7 @@ void joins_close(struct joins *joins, struct join **join)
         j->results[i].data = NULL;
         j->results[i].len = 0;
     }
-    bound_closed(joins);
-    *join = &joins->groups[joins->n - from_end];
+    *join = &joins->groups[bound_closed(joins, (size_t)(j - joins->groups))];
     (*join)->closed = true;
 }
 
