@@ -123,7 +123,7 @@ static int run_apply(struct cli *cli)
         bool dry = cli_flag(cli, "dry-run");
         code = dry ? CLI_OK : plan_run(cli, &plan);
         if (code == CLI_FAILED)
-            cli_fail(code, "not everything was applied: mend the file, and apply it again");
+            cli_fail(code, "not everything was applied: mend what is wrong, and apply the file again");
         if (code == CLI_OK)
             code = plan_show(cli, &plan, !dry);
         plan_done(&plan);

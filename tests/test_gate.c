@@ -66,6 +66,22 @@ static void test_slow_rate(void **state)
     assert_in_range(enter_for(&gate, now, now + 20 * CLOCK_S), 9, 10);
 }
 
+/* Who waits does so at the rate that there is now. */
+static void test_rate_changed(void **state)
+{
+    (void)state;
+    struct gate gate = {0};
+    uint64_t now = 1000 * CLOCK_S;
+    gate_limit(&gate, 0, 0.001);
+    gate_enter(&gate, now);
+    gate_limit(&gate, 0, 10);
+    assert_int_equal(gate_due(&gate), now + CLOCK_S / 10 - GATE_BURST_NS);
+    gate_limit(&gate, 0, 0.001);
+    assert_int_equal(gate_due(&gate), now + 1000 * CLOCK_S - GATE_BURST_NS);
+    gate_limit(&gate, 0, 0);
+    assert_int_equal(gate_due(&gate), 0);
+}
+
 static void test_fast_rate(void **state)
 {
     (void)state;
@@ -85,9 +101,8 @@ static void test_fast_rate(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_limit),
-        cmocka_unit_test(test_places),
-        cmocka_unit_test(test_slow_rate),
+        cmocka_unit_test(test_no_limit),  cmocka_unit_test(test_places),
+        cmocka_unit_test(test_slow_rate), cmocka_unit_test(test_rate_changed),
         cmocka_unit_test(test_fast_rate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

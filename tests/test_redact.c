@@ -71,6 +71,7 @@ static void test_urls(void **state)
         {"https://h?key=x", "https://h?key=(redacted)"},
         {"https://h/?code=x;a", "https://h/?code=(redacted);a"},
         {"https://h/#access_token=x", "https://h/#access_token=(redacted)"},
+        {"https://h/?a=1#access_token=x", "https://h/?a=1#access_token=(redacted)"},
         {"https://h/?pass%77ord=x&%6bey=y&p%=z", "https://h/?pass%77ord=(redacted)&%6bey=(redacted)&p%=z"},
         {"http://h/a@b?x=@", "http://h/a@b?x=@"},
         {"amqp://user:pass@host", "amqp://(redacted)@host"},

@@ -149,7 +149,7 @@ static int load_env(struct exec *x, const struct json_value *document, struct er
     if (!document_member(document, "env", &x->env))
         return 0;
     if (x->env.type != JSON_OBJECT)
-        return document_wrong("env", &x->env, "an object", err);
+        return error_set(err, ERROR_INVALID, "env is %s, not an object", json_type_name(x->env.type));
     json_iter_init(&iter, &x->env);
     while (json_next(&iter, &name, &value)) {
         BUFFER_AUTO text = BUFFER_INIT;

@@ -44,13 +44,20 @@ bool document_member(const struct json_value *object, const char *member, struct
     return false;
 }
 
+static bool may_hold_secret(enum json_type type)
+{
+    return type == JSON_STRING || type == JSON_ARRAY || type == JSON_OBJECT;
+}
+
 int document_template(const struct json_value *object, const char *member, enum json_type type,
                       const char *wanted, struct json_value *ret_value, struct error *err)
 {
     if (!document_member(object, member, ret_value))
         return 0;
     if (type != JSON_ABSENT && ret_value->type != type)
-        return document_wrong(member, ret_value, wanted, err);
+        return may_hold_secret(ret_value->type) ? error_set(err, ERROR_INVALID, "%s is %s, not %s", member,
+                                                            json_type_name(ret_value->type), wanted)
+                                                : document_wrong(member, ret_value, wanted, err);
     return template_check(ret_value, err) < 0 ? error_prefix(err, "%s", member) : 0;
 }
 

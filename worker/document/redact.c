@@ -108,7 +108,7 @@ static bool is_reference(const struct json_value *value)
 static size_t find(const char *text, size_t len, const char *of)
 {
     size_t i = 0;
-    while (i < len && !strchr(of, text[i]))
+    while (i < len && !memchr(of, text[i], strlen(of)))
         i++;
     return i;
 }
@@ -122,6 +122,7 @@ static void append_parameters(const char *query, size_t len, struct buffer *out)
             buffer_append(out, query + at, (size_t)(equals - query) + 1 - at);
             buffer_append_text(out, REDACTED);
         } else {
+            n = find(query + at, n, "#?"); /* more may follow in the fragment */
             buffer_append(out, query + at, n);
         }
         at += n;

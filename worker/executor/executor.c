@@ -151,7 +151,8 @@ static void set_retry_timer(struct executor *x)
     if (x->retry_ns && x->retry_ns <= at)
         return;
     x->retry_ns = at;
-    loop_timer_set(x->loop, at, retry_due, x, NULL);
+    if (loop_timer_set(x->loop, at, retry_due, x, NULL) < 0)
+        abort(); /* would be forgotten until the next start */
 }
 
 static void wait_for_retry(struct executor *x, struct intent *intent)

@@ -8,7 +8,10 @@
 void gate_limit(struct gate *gate, unsigned max_inside, double rate)
 {
     gate->max_inside = max_inside;
-    gate->period_ns = rate > 0 ? (uint64_t)((double)CLOCK_S / rate) : 0;
+    uint64_t period_ns = rate > 0 ? (uint64_t)((double)CLOCK_S / rate) : 0;
+    if (gate->due_ns) /* as if the last one had entered at this rate */
+        gate->due_ns = gate->due_ns - gate->period_ns + period_ns;
+    gate->period_ns = period_ns;
 }
 
 unsigned gate_free(const struct gate *gate)

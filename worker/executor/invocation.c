@@ -191,7 +191,8 @@ static void look_at(struct invocations *all, uint64_t due)
     if (due == UINT64_MAX || (all->look_ns && all->look_ns <= at))
         return;
     all->look_ns = at;
-    loop_timer_set(executor_loop(all->executor), at, look_again, all, NULL);
+    if (loop_timer_set(executor_loop(all->executor), at, look_again, all, NULL) < 0)
+        abort(); /* what waits would do so until the next start */
 }
 
 /* Who may begin does, as far as this round allows; one level deep, whatever ends meanwhile. */
